@@ -1,0 +1,139 @@
+"""Attention backends: one signature, one table, chosen by `attn_implementation`.
+
+    attention = attention_function(model.config._attn_implementation)
+    output, weights = attention(q, k, v, slopes, layout, dropout=0.0)
+
+Every backend takes q, k and v of shape (..., heads, head_dim), where `...` is (tokens,) in a packed layout and
+(batch, length) in a padded one, the float32 ALiBi slopes (heads,), and the `SequenceLayout`; it scales scores by
+head_dim ** -0.5, adds `-slope * |i - j|` in float32, gives pad keys a weight of exactly zero, and returns the output in the
+shape of q, and the attention weights (batch, heads, length, length) if it can, else None.
+
+`eager` is the readable reference and the only one that returns weights. The others never hold a bias of
+(heads, length, length) for a whole sequence.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from .alibi import alibi_bias, flipped_alibi_bias
+from .flex import flex_attention
+from .unpadding import SequenceLayout
+
+# Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
+BIAS_BUDGET = 2**24
+
+
+def eager_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
+    """Softmax attention written out; takes padded layouts only. Softmax and bias are float32."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (batch, heads, length, head_dim)
+    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    scores = scores + alibi_bias(slopes, q.shape[2])
+    if layout.mask is not None:
+        # The lowest finite number, not -inf: a row of pads only must not become NaN. exp() of it is exactly zero
+        # beside any real key.
+        scores = scores.masked_fill(~layout.mask[:, None, None, :], torch.finfo(torch.float32).min)
+    weights = scores.softmax(dim=-1).to(v.dtype)
+    output = F.dropout(weights, dropout) @ v
+    return output.transpose(1, 2), weights
+
+
+def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
+    """
+    PyTorch's fused attention. Packed sequences are attended one by one, or all at once if they are equally long.
+
+    On a CPU the bias is a view of O(length) memory (`flipped_alibi_bias`), so queries and outputs are reversed around
+    the call; elsewhere, and under a mask, it is built for a slab of query rows at a time.
+    """
+    if not layout.is_packed:
+        return _sdpa_padded(q, k, v, slopes, layout.mask, dropout), None
+    if len(set(layout.lengths)) == 1:
+        shape = (layout.batch_size, layout.lengths[0])
+        output = _sdpa_padded(*(x.unflatten(0, shape) for x in (q, k, v)), slopes, None, dropout)
+        return output.flatten(0, 1), None
+    pieces = zip(*(x.split(layout.lengths) for x in (q, k, v)), strict=True)
+    return torch.cat([_sdpa_padded(*(x[None] for x in piece), slopes, None, dropout)[0] for piece in pieces]), None
+
+
+def _sdpa_padded(q, k, v, slopes, mask, dropout):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    length = q.shape[2]
+    if length == 0:
+        return v.transpose(1, 2)
+    flipped = flipped_alibi_bias(slopes, length)
+    if mask is None and q.device.type == "cpu":
+        output = F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=flipped[None], dropout_p=dropout)
+        return output.flip(2).transpose(1, 2)
+    return _sdpa_in_slabs(q, k, v, flipped, mask, dropout).transpose(1, 2)
+
+
+def _sdpa_in_slabs(q, k, v, flipped, mask, dropout):
+    batch_size, heads, length, _ = q.shape
+    dtype = q.dtype
+    if q.device.type != "cpu":
+        # Fused GPU kernels want a bias of the queries' type; ALiBi stays float32, so the queries follow it.
+        q, k, v = (x.to(flipped.dtype) for x in (q, k, v))
+    key_bias = None
+    if mask is not None:
+        key_bias = torch.zeros(mask.shape, dtype=flipped.dtype, device=mask.device)
+        key_bias = key_bias.masked_fill(~mask, torch.finfo(flipped.dtype).min)[:, None, None, :]
+    queries, bias_slabs = [q.flip(2)], [flipped[None]]
+    # An exported program has one call for every length; a loop over slabs would fix the length it was traced with.
+    if not torch.compiler.is_exporting():
+        rows = max(1, min(length, BIAS_BUDGET // (batch_size * heads * length)))
+        queries, bias_slabs = (x[0].split(rows, dim=2) for x in (queries, bias_slabs))
+    outputs = []
+    for query, bias in zip(queries, bias_slabs, strict=True):
+        bias = bias.contiguous() if key_bias is None else bias + key_bias
+        outputs.append(F.scaled_dot_product_attention(query, k, v, attn_mask=bias, dropout_p=dropout))
+    return torch.cat(outputs, dim=2).flip(2).to(dtype)
+
+
+def flash_attention_2(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
+    """Dao-AILab's flash-attn with `alibi_slopes` (symmetric when not causal); half precision, packed layouts."""
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"flash_attention_2 computes in float16 or bfloat16, but the model is in {str(q.dtype).removeprefix('torch.')}: "
+            'load it with dtype=torch.bfloat16 or choose attn_implementation="sdpa".'
+        )
+    if not layout.is_packed:
+        raise ValueError(
+            "flash_attention_2 takes sequences without holes in their attention mask, outside tracing and compilation: "
+            'choose attn_implementation="sdpa" here.'
+        )
+    # An import statement would make the Hub loader demand flash-attn of everybody.
+    output = importlib.import_module("flash_attn").flash_attn_varlen_func(
+        q,
+        k,
+        v,
+        cu_seqlens_q=layout.cu_seqlens,
+        cu_seqlens_k=layout.cu_seqlens,
+        max_seqlen_q=layout.max_seqlen,
+        max_seqlen_k=layout.max_seqlen,
+        dropout_p=dropout,
+        alibi_slopes=slopes,
+    )
+    return output, None
+
+
+# A new backend is a function of the signature above and a line here.
+ATTENTION_FUNCTIONS: dict[str, Callable] = {
+    "eager": eager_attention,
+    "sdpa": sdpa_attention,
+    "flex_attention": flex_attention,
+    "flash_attention_2": flash_attention_2,
+}
+# Backends that attend packed tokens, and backends that can also do with a padded batch (for tracing).
+PACKED_BACKENDS = {"sdpa", "flex_attention", "flash_attention_2"}
+PADDED_BACKENDS = {"eager", "sdpa", "flex_attention"}
+
+
+def attention_function(name: str) -> Callable:
+    """The backend called `name`; raises ValueError with the names there are."""
+    if name not in ATTENTION_FUNCTIONS:
+        raise ValueError(
+            f"attn_implementation={name!r} is not a backend of DNABERT-2: choose one of {', '.join(ATTENTION_FUNCTIONS)}."
+        )
+    return ATTENTION_FUNCTIONS[name]

@@ -1,0 +1,369 @@
+# Copyright 2026 The DNABERT-2 developers. Licensed under the Apache License, Version 2.0.
+"""DNABERT-2: a BERT encoder for DNA with byte-pair tokens, symmetric ALiBi and a gated MLP.
+
+    from transformers import AutoModel, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained("path/or/hub-id")
+    model = AutoModel.from_pretrained("path/or/hub-id", trust_remote_code=True)
+    hidden = model(**tokenizer("ACGTAGCATCGGATCTATCT", return_tensors="pt")).last_hidden_state   # (1, tokens, 768)
+
+Method: Zhou et al., DNABERT-2 (ICLR 2024), on MosaicBERT (Portes et al., NeurIPS 2023). Parameter names and numbers are those
+of the published checkpoint. Everything the classes share is in `DNABert2PreTrainedModel`; the parts are in `bert_layers`.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    MaskedLMOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import logging
+
+from .bert_layers.alibi import AlibiSlopes
+from .bert_layers.attention import PACKED_BACKENDS, PADDED_BACKENDS, attention_function
+from .bert_layers.checkpoints import checkpoint_errors, refuse_foreign_weights, save_code_beside
+from .bert_layers.embeddings import DNABert2Embeddings
+from .bert_layers.encoder import DNABert2Encoder
+from .bert_layers.flex import flex_attention  # noqa: F401  transformers 4 copies only what this file imports itself
+from .bert_layers.heads import DNABert2MLMHead, DNABert2Pooler
+from .bert_layers.losses import sequence_loss, token_loss
+from .bert_layers.unpadding import SequenceLayout, packed_layout, padded_layout
+from .configuration_dnabert2 import DNABert2Config
+
+logger = logging.get_logger(__name__)
+
+# What `config.json` of a Hub folder tells the Auto classes.
+AUTO_MAP = {
+    "AutoConfig": "configuration_dnabert2.DNABert2Config",
+    "AutoModel": "modeling_dnabert2.DNABert2Model",
+    "AutoModelForMaskedLM": "modeling_dnabert2.DNABert2ForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_dnabert2.DNABert2ForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_dnabert2.DNABert2ForTokenClassification",
+}
+
+
+class DNABert2PreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving shared by all classes; see `transformers.PreTrainedModel`."""
+
+    config_class = DNABert2Config
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # losses take num_items_in_batch
+    _no_split_modules = ["DNABert2Embeddings", "DNABert2Layer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Published checkpoints hold a masked-LM head and no pooler; users' own hold what they trained.
+    _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"^(bert\.)?pooler\."]
+
+    def __init__(self, config, *args, **kwargs):
+        if not hasattr(config, "type_vocab_size") or config.model_type != DNABert2Config.model_type:
+            config = DNABert2Config.from_stock(config)
+        super().__init__(config, *args, **kwargs)
+
+    def _init_weights(self, module: nn.Module):
+        # torch.nn.init, not in-place writes: transformers 5 guards these functions for weights it has already loaded.
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+            if getattr(module, "padding_idx", None) is not None and not getattr(
+                module.weight, "_is_hf_initialized", False
+            ):
+                with torch.no_grad():
+                    module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, AlibiSlopes):
+            module.reset_parameters()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """
+        As in transformers, with three differences: a stock `BertConfig` handed in as `config` is converted, a checkpoint
+        that is damaged raises one OSError that names it, and so does one that holds none of this network's weights, which
+        transformers would only warn of.
+        """
+        config = kwargs.get("config")
+        if hasattr(config, "to_dict") and config.model_type != DNABert2Config.model_type:
+            kwargs["config"] = DNABert2Config.from_stock(config)
+        wants_info = kwargs.pop("output_loading_info", False)
+        with checkpoint_errors(pretrained_model_name_or_path):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        if wants_info:  # the caller looks at the missing keys
+            return model, info
+        if kwargs.get("state_dict") is None:
+            refuse_foreign_weights(pretrained_model_name_or_path, info["missing_keys"])
+        return model
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers; a model loaded as remote code also saves that code, so that the folder loads anywhere."""
+        is_remote_code = save_code_beside(__file__, save_directory)
+        if is_remote_code:
+            self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return getattr(self, self.base_model_prefix, self).embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module):
+        getattr(self, self.base_model_prefix, self).embeddings.word_embeddings = value
+
+    def _flag(self, name: str, value: bool | None) -> bool:
+        return value if value is not None else bool(getattr(self.config, name, None))
+
+
+class DNABert2Model(DNABert2PreTrainedModel):
+    """
+    The encoder, with a pooler unless `add_pooling_layer=False`.
+
+    The published checkpoint has no pooler: `pooler_output` of a model loaded from it comes from new, random weights, which
+    the loading report says. Use the mask-weighted mean of `last_hidden_state` as the embedding of a sequence.
+    """
+
+    def __init__(self, config: DNABert2Config, add_pooling_layer: bool = True):
+        super().__init__(config)
+        config = self.config
+        self.alibi = AlibiSlopes(config.num_attention_heads)
+        self.embeddings = DNABert2Embeddings(config)
+        self.encoder = DNABert2Encoder(config)
+        self.pooler = DNABert2Pooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple:
+        """
+        Args:
+            input_ids: (batch, length) int64.
+            attention_mask: (batch, length), non-zero for real tokens, on any side; derived from the pad id if missing.
+            token_type_ids: (batch, length) int64, segments; all 0 if missing.
+            inputs_embeds: (batch, length, hidden) word embeddings instead of `input_ids`.
+
+        Returns:
+            `last_hidden_state` (batch, length, hidden), exactly zero at pads; `pooler_output` (batch, hidden) or None; on
+            request `hidden_states`, layers + 1 tensors like the first, and `attentions`, one (batch, heads, length,
+            length) a layer.
+
+        Raises:
+            ValueError: if neither or both inputs are given, the mask does not fit them, or (on a CPU) an id is not in
+                the vocabulary.
+        """
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        output_attentions = self._flag("output_attentions", output_attentions)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either input_ids or inputs_embeds, and not both.")
+        backend = self._backend(output_attentions)
+        layout = self._layout(backend, input_ids, attention_mask, inputs_embeds)
+        hidden = self.embeddings(
+            *(None if x is None else layout.gather(x) for x in (input_ids, token_type_ids, inputs_embeds))
+        )
+        hidden, hidden_states, attentions = self.encoder(
+            hidden,
+            self.alibi(),
+            layout,
+            attention_function(backend),
+            output_hidden_states=self._flag("output_hidden_states", output_hidden_states),
+            output_attentions=output_attentions,
+        )
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=None if self.pooler is None else self.pooler(hidden, layout.mask),
+            hidden_states=hidden_states,
+            attentions=attentions,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _backend(self, output_attentions: bool) -> str:
+        """The configured backend, or the one that can do what this call asks for, with one warning that says why."""
+        name = self.config._attn_implementation
+        if output_attentions and name != "eager":
+            logger.warning_once(f'Attention maps come from "eager" attention, used here instead of "{name}".')
+            return "eager"
+        if name == "flex_attention" and torch.is_grad_enabled() and self.training and self.device.type == "cpu":
+            logger.warning_once('flex_attention has no backward on a CPU: training with "sdpa" instead.')
+            return "sdpa"
+        return name
+
+    def _layout(self, backend, input_ids, attention_mask, inputs_embeds) -> SequenceLayout:
+        batch_size, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if input_ids is not None and input_ids.device.type == "cpu" and not tracing and input_ids.numel():
+            low, high = input_ids.aminmax()
+            if low < 0 or high >= self.embeddings.word_embeddings.num_embeddings:
+                raise ValueError(
+                    f"input_ids holds {int(low)}..{int(high)}, but the vocabulary has ids 0 to "
+                    f"{self.embeddings.word_embeddings.num_embeddings - 1}: use the tokenizer this model was saved with."
+                )
+        if attention_mask is not None and attention_mask.shape != (batch_size, length):
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, but the input needs ({batch_size}, {length})."
+            )
+        mask = None
+        if attention_mask is not None:
+            mask = attention_mask != 0
+        elif input_ids is not None and self.config.pad_token_id is not None:
+            mask = input_ids != self.config.pad_token_id
+        # Packing reads how long each sequence is, which a traced graph must not depend on.
+        if backend in PACKED_BACKENDS and not (tracing and backend in PADDED_BACKENDS):
+            if mask is None:
+                reference = input_ids if input_ids is not None else inputs_embeds
+                mask = torch.ones((batch_size, length), dtype=torch.bool, device=reference.device)
+            return packed_layout(mask)
+        return padded_layout(mask, batch_size, length)
+
+
+class DNABert2ForMaskedLM(DNABert2PreTrainedModel):
+    """The encoder with the masked-LM head, whose decoder shares the word embeddings."""
+
+    # transformers 5 reads target and source, transformers 4 the targets.
+    _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
+    _keys_to_ignore_on_load_unexpected = [r"^(bert\.)?pooler\."]
+
+    def __init__(self, config: DNABert2Config):
+        super().__init__(config)
+        self.bert = DNABert2Model(self.config, add_pooling_layer=False)
+        self.cls = DNABert2MLMHead(self.config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, value: nn.Module):
+        self.cls.predictions.decoder = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> MaskedLMOutput | tuple:
+        """
+        Inputs as in `DNABert2Model.forward`. `labels` (batch, length) int64: -100 is ignored, every other id counts.
+
+        Returns:
+            `loss` if there are labels (0 if all are ignored), `logits` (batch, length, vocabulary) of every position.
+        """
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        encoded = self.bert(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, output_attentions, output_hidden_states, True
+        )
+        logits = self.cls(encoded.last_hidden_state)
+        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return output if return_dict else output.to_tuple()
+
+
+class DNABert2ForSequenceClassification(DNABert2PreTrainedModel):
+    """[CLS] -> pooler -> dropout -> linear: single-label, multi-label or regression by `config.problem_type`."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^cls\."]
+
+    def __init__(self, config: DNABert2Config):
+        super().__init__(config)
+        self.num_labels = self.config.num_labels
+        self.bert = DNABert2Model(self.config)
+        self.dropout = nn.Dropout(_classifier_dropout(self.config))
+        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """
+        Inputs as in `DNABert2Model.forward`; `labels` as in `bert_layers.losses.sequence_loss`.
+
+        Returns:
+            `loss` if there are labels, `logits` (batch, num_labels).
+        """
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        encoded = self.bert(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, output_attentions, output_hidden_states, True
+        )
+        logits = self.classifier(self.dropout(encoded.pooler_output))
+        loss = None
+        if labels is not None:
+            loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+        output = SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return output if return_dict else output.to_tuple()
+
+
+class DNABert2ForTokenClassification(DNABert2PreTrainedModel):
+    """A linear classifier on every token."""
+
+    def __init__(self, config: DNABert2Config):
+        super().__init__(config)
+        self.num_labels = self.config.num_labels
+        self.bert = DNABert2Model(self.config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(_classifier_dropout(self.config))
+        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> TokenClassifierOutput | tuple:
+        """
+        Inputs as in `DNABert2Model.forward`; `labels` (batch, length) int64, -100 is ignored.
+
+        Returns:
+            `loss` if there are labels, `logits` (batch, length, num_labels).
+        """
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        encoded = self.bert(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, output_attentions, output_hidden_states, True
+        )
+        logits = self.classifier(self.dropout(encoded.last_hidden_state))
+        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        output = TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return output if return_dict else output.to_tuple()
+
+
+def _classifier_dropout(config: DNABert2Config) -> float:
+    return 0.1 if config.classifier_dropout is None else config.classifier_dropout
+
+
+__all__ = [
+    "AUTO_MAP",
+    "DNABert2ForMaskedLM",
+    "DNABert2ForSequenceClassification",
+    "DNABert2ForTokenClassification",
+    "DNABert2Model",
+    "DNABert2PreTrainedModel",
+]
