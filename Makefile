@@ -7,6 +7,14 @@ OLD := .venv-transformers4
 TESTS ?= tests
 JOBS ?= 2
 
+# transformers' own common model tests are in its source package only; without them (offline) their test file is skipped.
+define fetch-common-tests
+	-$(1)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers --dest $(1)/sdist \
+	  "transformers==$$($(1)/bin/python -c 'from importlib.metadata import version; print(version("transformers"))')" && \
+	  mkdir -p $(1)/transformers-tests && \
+	  tar -xzf $(1)/sdist/transformers-*.tar.gz --strip-components=2 -C $(1)/transformers-tests --wildcards '*/tests/*'
+endef
+
 .PHONY: env env-old demo test test-main test-old quality style tables clean
 
 env: $(VENV)/.done
@@ -14,6 +22,7 @@ env: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(call fetch-common-tests,$(VENV))
 	touch $@
 
 env-old: $(OLD)/.done
@@ -21,6 +30,7 @@ env-old: $(OLD)/.done
 $(OLD)/.done: pyproject.toml constraints-transformers4.txt
 	$(PYTHON) -m venv $(OLD)
 	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-transformers4.txt --editable '.[dev]'
+	$(call fetch-common-tests,$(OLD))
 	touch $@
 
 demo: env

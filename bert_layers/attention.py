@@ -24,6 +24,9 @@ from .unpadding import SequenceLayout
 
 # Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
 BIAS_BUDGET = 2**24
+# Up to this many, short sequences of unequal length are padded for one call instead of being attended one by one: a call's
+# overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads.
+SHORT_BUDGET = 2**22
 
 
 def eager_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
@@ -42,7 +45,7 @@ def eager_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.
 
 def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
     """
-    PyTorch's fused attention. Packed sequences are attended one by one, or all at once if they are equally long.
+    PyTorch's fused attention. Packed sequences are attended one by one, or all at once if they are equally long or short.
 
     On a CPU the bias is a view of O(length) memory (`flipped_alibi_bias`), so queries and outputs are reversed around
     the call; elsewhere, and under a mask, it is built for a slab of query rows at a time.
@@ -53,6 +56,9 @@ def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0
         shape = (layout.batch_size, layout.lengths[0])
         output = _sdpa_padded(*(x.unflatten(0, shape) for x in (q, k, v)), slopes, None, dropout)
         return output.flatten(0, 1), None
+    if layout.batch_size * slopes.numel() * layout.length**2 <= SHORT_BUDGET:
+        q, k, v = (layout.scatter(x) for x in (q, k, v))
+        return layout.gather(_sdpa_padded(q, k, v, slopes, layout.mask, dropout)), None
     pieces = zip(*(x.split(layout.lengths) for x in (q, k, v)), strict=True)
     return torch.cat([_sdpa_padded(*(x[None] for x in piece), slopes, None, dropout)[0] for piece in pieces]), None
 

@@ -1,0 +1,39 @@
+"""Models and their configurations by name: a local folder or a Hub id, ours or in the published layout."""
+
+from pathlib import Path
+
+from .errors import UserError
+
+
+def load_model(class_name: str, name: str, **kwargs):
+    """
+    Load a model with one of our classes.
+
+    Args:
+        class_name: "DNABert2Model", "DNABert2ForMaskedLM", "DNABert2ForSequenceClassification" or
+            "DNABert2ForTokenClassification".
+        name: a folder with `config.json` and weights, or a Hub id.
+        kwargs: for `from_pretrained` (`num_labels`, `dtype`, `attn_implementation`, ...).
+
+    Raises:
+        UserError: if there is no such folder or repository, it is not a DNABERT-2 model, or its weights are damaged.
+    """
+    from . import modeling_dnabert2
+
+    path = Path(name)
+    if path.is_file():
+        raise UserError(f"{path}: is a file; give the folder that holds config.json and the weights.")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{path}: not a model folder, it has no config.json; give a folder written by save_pretrained.")
+    if not path.exists() and (path.is_absolute() or name.count("/") != 1):
+        raise UserError(f"{name}: no such folder; give a model folder or a Hub id such as user/model.")
+    try:
+        return getattr(modeling_dnabert2, class_name).from_pretrained(name, **kwargs)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be loaded as a DNABERT-2 model: {_first_sentence(error)}") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """transformers explains at length; the first lines say what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:400]

@@ -1,0 +1,76 @@
+"""A tokenizer's files: how ours are built, written and read."""
+
+import json
+import shutil
+from pathlib import Path
+
+from ..errors import UserError
+
+# In id order: [UNK] is 0 and [PAD] is 3, as published.
+SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+OURS = Path(__file__).parent  # tokenizer.json of this folder is trained by `dnabert2 train-tokenizer`
+
+
+def wrap_tokenizer(tokenizer):
+    """
+    A `tokenizers.Tokenizer`, or the path of a `tokenizer.json`, as the `PreTrainedTokenizerFast` every user expects.
+
+    Emits token types, for sequence pairs, and has no maximum length: the network has none.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    source = {"tokenizer_file": str(tokenizer)} if isinstance(tokenizer, (str, Path)) else {"tokenizer_object": tokenizer}
+    names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        **source,
+        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )
+
+
+def write_tokenizer(tokenizer_json: Path, folder: Path):
+    """
+    Write a tokenizer's files into `folder`: `tokenizer_json` byte for byte, and a configuration both transformers 4 and 5 read.
+
+    transformers 5 would save its own class name, which transformers 4 does not know; the fast tokenizer's is known to both.
+    """
+    names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_max_length": int(1e30),
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": False,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "tokenizer.json"
+    if tokenizer_json.resolve() != target.resolve():
+        shutil.copyfile(tokenizer_json, target)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # Left behind by transformers 4; the configuration above says it all.
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+
+
+def load_tokenizer(name: str | Path):
+    """
+    The tokenizer of a local folder, of a `tokenizer.json`, or of a Hub id.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    path = Path(name)
+    try:
+        if path.is_file():
+            return wrap_tokenizer(path)
+        if path.is_dir() and not (path / "tokenizer.json").is_file():
+            raise UserError(f"{path}: no tokenizer.json in this folder; copy the tokenizer's files into it.")
+        if path.is_dir() and not (path / "tokenizer_config.json").is_file():
+            return wrap_tokenizer(path / "tokenizer.json")
+        return AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: no tokenizer could be loaded from it ({str(error).splitlines()[0]}).") from error

@@ -1,0 +1,1 @@
+"""Fine-tuning, and what it needs to read tables and score predictions."""
