@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from .bert_layers.alibi import AlibiSlopes
 from .bert_layers.attention import PACKED_BACKENDS, PADDED_BACKENDS, attention_function
-from .bert_layers.checkpoints import checkpoint_errors, refuse_foreign_weights, save_code_beside
+from .bert_layers.checkpoints import checkpoint_errors, refuse_foreign_weights, refuse_other_shapes, save_code_beside
 from .bert_layers.embeddings import DNABert2Embeddings
 from .bert_layers.encoder import DNABert2Encoder
 from .bert_layers.flex import flex_attention  # noqa: F401  transformers 4 copies only what this file imports itself
@@ -60,7 +60,7 @@ class DNABert2PreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"^(bert\.)?pooler\."]
 
     def __init__(self, config, *args, **kwargs):
-        if not hasattr(config, "type_vocab_size") or config.model_type != DNABert2Config.model_type:
+        if _is_foreign(config):
             config = DNABert2Config.from_stock(config)
         super().__init__(config, *args, **kwargs)
 
@@ -84,18 +84,25 @@ class DNABert2PreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """
-        As in transformers, with three differences: a stock `BertConfig` handed in as `config` is converted, a checkpoint
-        that is damaged raises one OSError that names it, and so does one that holds none of this network's weights, which
-        transformers would only warn of.
+        As in transformers, with four differences: a stock `BertConfig` handed in as `config` is converted, a checkpoint
+        that is damaged raises one OSError that names it, so does one that lacks weights of the encoder, which
+        transformers would only warn of, and weights of other shapes raise a RuntimeError that names it and them.
         """
         config = kwargs.get("config")
-        if hasattr(config, "to_dict") and config.model_type != DNABert2Config.model_type:
+        if hasattr(config, "to_dict") and _is_foreign(config):
             kwargs["config"] = DNABert2Config.from_stock(config)
         wants_info = kwargs.pop("output_loading_info", False)
+        ignores_shapes = kwargs.pop("ignore_mismatched_sizes", False)
         with checkpoint_errors(pretrained_model_name_or_path):
             model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+                pretrained_model_name_or_path,
+                *model_args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
             )
+        if not ignores_shapes:
+            refuse_other_shapes(pretrained_model_name_or_path, info["mismatched_keys"])
         if wants_info:  # the caller looks at the missing keys
             return model, info
         if kwargs.get("state_dict") is None:
@@ -108,6 +115,12 @@ class DNABert2PreTrainedModel(PreTrainedModel):
         if is_remote_code:
             self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, **kwargs)
+
+    def _get_key_renaming_mapping(self, checkpoint_keys, key_mapping=None, from_task=False, to_task=False):
+        # Of transformers 4, which takes a checkpoint without the `bert.` prefix for one without a head.
+        if to_task:
+            to_task, key_mapping = False, {**(key_mapping or {}), r"^(?=(embeddings|encoder|pooler)\.)": "bert."}
+        return super()._get_key_renaming_mapping(checkpoint_keys, key_mapping, from_task, to_task)
 
     def get_input_embeddings(self) -> nn.Module:
         return getattr(self, self.base_model_prefix, self).embeddings.word_embeddings
@@ -193,8 +206,8 @@ class DNABert2Model(DNABert2PreTrainedModel):
         if output_attentions and name != "eager":
             logger.warning_once(f'Attention maps come from "eager" attention, used here instead of "{name}".')
             return "eager"
-        if name == "flex_attention" and torch.is_grad_enabled() and self.training and self.device.type == "cpu":
-            logger.warning_once('flex_attention has no backward on a CPU: training with "sdpa" instead.')
+        if name == "flex_attention" and torch.is_grad_enabled() and self.device.type == "cpu":
+            logger.warning_once('flex_attention has no backward on a CPU: outside torch.no_grad(), "sdpa" is used.')
             return "sdpa"
         return name
 
@@ -353,6 +366,12 @@ class DNABert2ForTokenClassification(DNABert2PreTrainedModel):
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         output = TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if return_dict else output.to_tuple()
+
+
+def _is_foreign(config) -> bool:
+    # Of the class: a stock configuration read from a folder of ours has "dnabert2" on the instance. By name, not by
+    # isinstance: a model and a configuration may come from two copies of this code, the package's and a Hub folder's.
+    return type(config).model_type != DNABert2Config.model_type
 
 
 def _classifier_dropout(config: DNABert2Config) -> float:

@@ -49,6 +49,8 @@ class AlibiSlopes(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """Slopes of shape (heads,), float32, on the model's device."""
+        if torch.jit.is_tracing():  # TorchScript cannot view a tensor as another dtype
+            return torch.tensor(alibi_slopes(self.num_heads), dtype=torch.float32, device=self.bits.device)
         return self.bits.view(torch.float32)
 
 
@@ -80,4 +82,6 @@ def flipped_alibi_bias(slopes: torch.Tensor, length: int) -> torch.Tensor:
         (heads, length, length) float32, read-only: its rows overlap in memory.
     """
     offset = torch.arange(2 * length - 1, device=slopes.device) - (length - 1)
-    return (-slopes[:, None] * offset.abs()).unfold(1, length, 1)
+    values = -slopes[:, None] * offset.abs()
+    # Not `unfold`, whose size is a plain integer: an exported program would take no other length than the one traced.
+    return values.as_strided((slopes.shape[0], length, length), (2 * length - 1, 1, 1))

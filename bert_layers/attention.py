@@ -87,7 +87,7 @@ def _sdpa_in_slabs(q, k, v, flipped, mask, dropout):
         key_bias = key_bias.masked_fill(~mask, torch.finfo(flipped.dtype).min)[:, None, None, :]
     queries, bias_slabs = [q.flip(2)], [flipped[None]]
     # An exported program has one call for every length; a loop over slabs would fix the length it was traced with.
-    if not torch.compiler.is_exporting():
+    if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
         rows = max(1, min(length, BIAS_BUDGET // (batch_size * heads * length)))
         queries, bias_slabs = (x[0].split(rows, dim=2) for x in (queries, bias_slabs))
     outputs = []

@@ -1,10 +1,13 @@
 """Files of a checkpoint: what goes wrong when one is read, and the code that travels beside one that is saved."""
 
+import errno
 import pickle
 import shutil
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
 
 # New layers that a checkpoint may lack; the embeddings and the encoder it may not.
 NEW_LAYERS = ("pooler.", "classifier.", "cls.")
@@ -18,11 +21,17 @@ def checkpoint_errors(name):
     except Exception as error:
         if not _says_damaged(error):
             raise
-        raise OSError(f"{name}: the weight file is damaged or cut short ({error}); download or copy it again.") from error
+        # The first sentence: PyTorch goes on to recommend loading the file without weights_only.
+        reason = str(error).split(". ")[0].strip() or type(error).__name__
+        raise OSError(
+            f"{name}: the weight file is damaged or cut short ({reason}); download or copy it again."
+        ) from error
 
 
 def _says_damaged(error: Exception) -> bool:
     if isinstance(error, (pickle.UnpicklingError, EOFError, zipfile.BadZipFile)):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # PyTorch maps a file that ends too early
         return True
     # By name: code on the Hub may import torch and transformers and nothing else.
     return type(error).__name__ == "SafetensorError" or any(
@@ -40,9 +49,21 @@ def refuse_foreign_weights(name, missing_keys):
         )
 
 
+def refuse_other_shapes(name, mismatched_keys):
+    """Raise RuntimeError, as transformers does, if weights have other shapes than the configuration asks for."""
+    # transformers 5 gives the shapes beside each name.
+    names = sorted(key if isinstance(key, str) else key[0] for key in mismatched_keys)
+    if names:
+        raise RuntimeError(
+            f"{name}: weights of the checkpoint have other shapes than the configuration asks for ({len(names)}; "
+            f"the first is {names[0]}): load it with the configuration it was saved with, or pass "
+            "ignore_mismatched_sizes=True to start them anew."
+        )
+
+
 def save_code_beside(module_file: str, folder) -> bool:
     """
-    Copy the Python files next to `module_file` into `folder`, if they are a flat Hub folder.
+    Copy `module_file` and the modules it imports from beside it into `folder`, if they are a flat Hub folder.
 
     In the source tree, where the parts lie in a sub-package, nothing is copied: `dnabert2 export` builds the Hub folder.
 
@@ -54,7 +75,8 @@ def save_code_beside(module_file: str, folder) -> bool:
         return False
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    for path in source.glob("*.py"):
-        if path.name != "__init__.py" and path.resolve() != (target / path.name).resolve():
+    # Not all that lies there: transformers 4 caches the code of every local folder of one name in one place.
+    for path in map(Path, [module_file, *get_relative_import_files(module_file)]):
+        if path.resolve() != (target / path.name).resolve():
             shutil.copyfile(path, target / path.name)
     return True

@@ -61,7 +61,7 @@ def load_tokenizer(name: str | Path):
     Raises:
         UserError: if there is none, or it cannot be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     path = Path(name)
     try:
@@ -71,6 +71,7 @@ def load_tokenizer(name: str | Path):
             raise UserError(f"{path}: no tokenizer.json in this folder; copy the tokenizer's files into it.")
         if path.is_dir() and not (path / "tokenizer_config.json").is_file():
             return wrap_tokenizer(path / "tokenizer.json")
-        return AutoTokenizer.from_pretrained(str(name))
+        # Not AutoTokenizer: it reads the model's configuration first, and asks whether to trust the code beside it.
+        return PreTrainedTokenizerFast.from_pretrained(str(name))
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: no tokenizer could be loaded from it ({str(error).splitlines()[0]}).") from error
