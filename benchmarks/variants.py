@@ -1,0 +1,181 @@
+"""What the encoder benchmark compares (backends in precisions), on what shapes, with which weights and batches."""
+
+import copy
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..bert_layers.attention import ATTENTION_FUNCTIONS
+from ..configuration_dnabert2 import DNABert2Config
+from ..errors import UserError
+from ..modeling_dnabert2 import DNABert2Model
+from ..precision import DTYPES, has_fast_bfloat16, has_fast_float16
+from .published import PublishedEncoder
+
+PUBLISHED = "published"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A padded batch: sequences, and tokens in the longest; written "8x512"."""
+
+    batch_size: int
+    length: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+            raise UserError(f"{text!r} is not a shape: write sequences x tokens, such as 8x512.")
+        return cls(*(int(number) for number in text.split("x")))
+
+    def __str__(self) -> str:
+        return f"{self.batch_size}x{self.length}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A backend in a precision; written "sdpa:float32"."""
+
+    backend: str
+    dtype: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Variant":
+        backend, _, dtype = text.partition(":")
+        backends = [PUBLISHED, *ATTENTION_FUNCTIONS]
+        if backend not in backends or dtype not in DTYPES:
+            raise UserError(
+                f"{text!r} is not a variant: write backend:precision, such as sdpa:float32, with a backend of "
+                f"{', '.join(backends)} and a precision of {', '.join(DTYPES)}."
+            )
+        if backend == PUBLISHED and dtype != "float32":
+            raise UserError(f"{text!r} is not a variant: the published algorithm is here in float32 only.")
+        return cls(backend, dtype)
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.dtype}"
+
+    def reason_to_skip(self, device: torch.device, include_slow: bool) -> str | None:
+        """Why this variant cannot or need not be measured on `device`; None if it is to be measured."""
+        if self.backend == "flash_attention_2":
+            if device.type != "cuda" or importlib.util.find_spec("flash_attn") is None:
+                return "flash_attention_2 needs a CUDA device and the flash-attn package"
+            if self.dtype == "float32":
+                return "flash_attention_2 computes in half precision only"
+        fast = {"float32": lambda _: True, "bfloat16": has_fast_bfloat16, "float16": has_fast_float16}[self.dtype]
+        if not include_slow and not fast(device):
+            return f"this device has no {self.dtype} instructions; --include_slow measures their emulation"
+        return None
+
+
+def load_config(path: Path | None) -> DNABert2Config:
+    """The configuration in a JSON file, or that of DNABERT-2-117M; raises UserError for a file that holds none."""
+    if path is None:
+        return DNABert2Config()
+    try:
+        return DNABert2Config.from_dict(json.loads(Path(path).read_text()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not the configuration of a DNABERT-2 network: {error}") from error
+
+
+def check_device(name: str) -> torch.device:
+    """The device called `name`; raises UserError if it is not cpu or cuda, or not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"{name!r} is not a device: choose cpu, cuda or cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"{name!r} cannot be measured here: choose cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"{name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices.")
+    return device
+
+
+class LastHiddenState(nn.Module):
+    """A model of this package as a function of ids and mask, in the signature of `PublishedEncoder`."""
+
+    def __init__(self, model: DNABert2Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids, attention_mask).last_hidden_state
+
+
+def build_encoders(
+    config: DNABert2Config, variants: list[Variant], device: torch.device, seed: int
+) -> dict[Variant, nn.Module]:
+    """
+    One encoder a variant, all with the same random weights, held once a precision.
+
+    The weights' standard deviation is 0.02 at 768 wide, as in the published model, and scaled to any other width, so
+    that attention carries as much of the output there: with 0.02 in a narrow network a fault in it would go unseen.
+
+    Returns:
+        Modules that take (batch, length) ids and mask and give the last hidden state (batch, length, hidden).
+    """
+    config = copy.deepcopy(config)
+    config.initializer_range = 0.02 * (768 / config.hidden_size) ** 0.5
+    torch.manual_seed(seed)
+    weights = {"float32": _build_model(config, "eager").to(device).state_dict()}
+    encoders = {}
+    for variant in variants:
+        if variant.dtype not in weights:
+            dtype = DTYPES[variant.dtype]
+            weights[variant.dtype] = {name: tensor.to(dtype) for name, tensor in weights["float32"].items()}
+        is_published = variant.backend == PUBLISHED
+        model = _build_model(config, "eager" if is_published else variant.backend).to(device)
+        model.load_state_dict(weights[variant.dtype], assign=True)
+        encoders[variant] = PublishedEncoder(model) if is_published else LastHiddenState(model)
+    return encoders
+
+
+def _build_model(config: DNABert2Config, backend: str) -> DNABert2Model:
+    # The published algorithm has no pooler either: all variants end at the last hidden state.
+    model = DNABert2Model._from_config(copy.deepcopy(config), attn_implementation=backend, add_pooling_layer=False)
+    return model.eval()
+
+
+def batch_of(
+    config: DNABert2Config, shape: Shape, padding: float, device: torch.device, seed: int
+) -> tuple[tuple[torch.Tensor, torch.Tensor], int]:
+    """The batch of a shape, (ids, mask) as in `draw_batch`, and its number of tokens; the same in every process."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = draw_lengths(shape, padding, generator)
+    return draw_batch(config, lengths, shape.length, device, generator), sum(lengths)
+
+
+def draw_lengths(shape: Shape, padding: float, generator: torch.Generator) -> list[int]:
+    """
+    Tokens of each sequence, at least one, so that pads are `padding` of the batch, to the nearest token possible.
+
+    With more than one sequence and room for it the longest fills its row, as a tokenizer's padding has it.
+    """
+    room = shape.length - 1  # pads a row can take
+    pads = min(round(padding * shape.batch_size * shape.length), shape.batch_size * room)
+    full_rows = int(pads <= (shape.batch_size - 1) * room)
+    shares = torch.rand(shape.batch_size - full_rows, generator=generator)
+    dropped = [min(room, int(pads * share)) for share in (shares / shares.sum()).tolist()]
+    left = pads - sum(dropped)
+    for row, taken in enumerate(dropped):
+        dropped[row] += min(left, room - taken)
+        left -= dropped[row] - taken
+    return [shape.length] * full_rows + [shape.length - taken for taken in dropped]
+
+
+def draw_batch(
+    config: DNABert2Config, lengths: list[int], width: int, device: torch.device, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ids and mask, (batch, width) int64 on `device`: sequences of `lengths` tokens, pads on the right."""
+    first = min(5, config.vocab_size - 1)  # ids below 5 are special tokens
+    input_ids = torch.randint(first, config.vocab_size, (len(lengths), width), generator=generator)
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    input_ids = input_ids.masked_fill(~mask, config.pad_token_id or 0)
+    return input_ids.to(device), mask.long().to(device)
