@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in VERBS:
         print(f"error: there is no verb {argv[0]!r}; `dnabert2 --help` lists them.", file=sys.stderr)
         return 2
-    # Must be set before torch loads. OpenMP's waiting threads spin by default: on a machine whose cores are also busy with
-    # something else, a small network then trains some twenty times slower (docs/log.md, 2026-11-21).
+    # Must be set before torch loads. OpenMP's waiting threads spin by default: on a machine whose cores are also busy
+    # with something else, a small network then trains some twenty times slower (docs/log.md, 2026-11-21).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = importlib.import_module(f".{VERBS[argv[0]][0]}", __package__)
     sys.argv[0] = f"dnabert2 {argv[0]}"  # what argparse prints in its usage line

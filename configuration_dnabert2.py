@@ -7,8 +7,8 @@
                                                intermediate_size=256))                 # runs on any CPU
 
 The architecture is that of Zhou et al., "DNABERT-2: Efficient Foundation Model and Benchmark For Multi-Species Genome"
-(ICLR 2024), itself MosaicBERT: a BERT encoder with ALiBi (Press et al. 2022) in place of position embeddings and a gated
-MLP (Shazeer 2020).
+(ICLR 2024), itself MosaicBERT: a BERT encoder with ALiBi (Press et al. 2022) in place of position embeddings and a
+gated MLP (Shazeer 2020).
 """
 
 from transformers import PretrainedConfig

@@ -1,4 +1,4 @@
-"""How every verb fails: one clear sentence and exit code 2 for what the user can mend, a traceback only for our own faults."""
+"""How every verb fails: a sentence and exit code 2 for what the user can mend, a traceback for our own faults."""
 
 import sys
 from collections.abc import Callable
@@ -13,8 +13,8 @@ def run_verb(function: Callable, *args) -> int:
     Call `function(*args)` as the body of a command.
 
     Returns:
-        0 if it returns, 2 with `error: ...` on standard error for a `UserError`, 130 if interrupted. Anything else is a
-        defect of ours and is raised (Python then exits with 1).
+        0 if it returns, 2 with `error: ...` on standard error for a `UserError`, 130 if interrupted. Anything else is
+        a defect of ours and is raised (Python then exits with 1).
     """
     try:
         function(*args)

@@ -30,7 +30,9 @@ def find_fasta_files(inputs: list[str]) -> list[Path]:
         elif entry.is_file():
             found.append(entry)
         else:
-            raise UserError(f"{entry}: no such file or folder; give FASTA files (.fa, .fa.gz, ...) or a folder of them.")
+            raise UserError(
+                f"{entry}: no such file or folder; give FASTA files (.fa, .fa.gz, ...) or a folder of them."
+            )
     return sorted(set(found))
 
 
@@ -50,7 +52,9 @@ def read_fasta(path: str | Path) -> Iterator[tuple[str, str]]:
         for record in pysam.FastxFile(str(path)):
             number += 1
             if not record.sequence:
-                raise UserError(f"{path}: record {number} ({record.name}) has no sequence; remove it or complete the file.")
+                raise UserError(
+                    f"{path}: record {number} ({record.name}) has no sequence; remove it or complete the file."
+                )
             _refuse_protein(path, number, record.name, record.sequence)
             yield record.name, record.sequence
     except (OSError, ValueError) as error:

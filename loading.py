@@ -24,7 +24,9 @@ def load_model(class_name: str, name: str, **kwargs):
     if path.is_file():
         raise UserError(f"{path}: is a file; give the folder that holds config.json and the weights.")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{path}: not a model folder, it has no config.json; give a folder written by save_pretrained.")
+        raise UserError(
+            f"{path}: not a model folder, it has no config.json; give a folder written by save_pretrained."
+        )
     if not path.exists() and (path.is_absolute() or name.count("/") != 1):
         raise UserError(f"{name}: no such folder; give a model folder or a Hub id such as user/model.")
     try:

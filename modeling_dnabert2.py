@@ -2,12 +2,13 @@
 """DNABERT-2: a BERT encoder for DNA with byte-pair tokens, symmetric ALiBi and a gated MLP.
 
     from transformers import AutoModel, AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained("path/or/hub-id")
+    tokenizer = AutoTokenizer.from_pretrained("path/or/hub-id", trust_remote_code=True)
     model = AutoModel.from_pretrained("path/or/hub-id", trust_remote_code=True)
     hidden = model(**tokenizer("ACGTAGCATCGGATCTATCT", return_tensors="pt")).last_hidden_state   # (1, tokens, 768)
 
-Method: Zhou et al., DNABERT-2 (ICLR 2024), on MosaicBERT (Portes et al., NeurIPS 2023). Parameter names and numbers are those
-of the published checkpoint. Everything the classes share is in `DNABert2PreTrainedModel`; the parts are in `bert_layers`.
+Method: Zhou et al., DNABERT-2 (ICLR 2024), on MosaicBERT (Portes et al., NeurIPS 2023). Parameter names and numbers
+are those of the published checkpoint. Everything the classes share is in `DNABert2PreTrainedModel`; the parts are in
+`bert_layers`.
 """
 
 import torch
@@ -84,9 +85,9 @@ class DNABert2PreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """
-        As in transformers, with four differences: a stock `BertConfig` handed in as `config` is converted, a checkpoint
-        that is damaged raises one OSError that names it, so does one that lacks weights of the encoder, which
-        transformers would only warn of, and weights of other shapes raise a RuntimeError that names it and them.
+        As in transformers, with four differences: a stock `BertConfig` handed in as `config` is converted, a
+        checkpoint that is damaged raises one OSError that names it, so does one that lacks weights of the encoder,
+        which transformers would only warn of, and weights of other shapes raise a RuntimeError that names it and them.
         """
         config = kwargs.get("config")
         if hasattr(config, "to_dict") and _is_foreign(config):
@@ -110,7 +111,7 @@ class DNABert2PreTrainedModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; a model loaded as remote code also saves that code, so that the folder loads anywhere."""
+        """As in transformers; a model loaded as remote code saves that code too, so that the folder loads anywhere."""
         is_remote_code = save_code_beside(__file__, save_directory)
         if is_remote_code:
             self.config.auto_map = dict(AUTO_MAP)
@@ -136,8 +137,8 @@ class DNABert2Model(DNABert2PreTrainedModel):
     """
     The encoder, with a pooler unless `add_pooling_layer=False`.
 
-    The published checkpoint has no pooler: `pooler_output` of a model loaded from it comes from new, random weights, which
-    the loading report says. Use the mask-weighted mean of `last_hidden_state` as the embedding of a sequence.
+    The published checkpoint has no pooler: `pooler_output` of a model loaded from it comes from new, random weights,
+    which the loading report says. Use the mask-weighted mean of `last_hidden_state` as the embedding of a sequence.
     """
 
     def __init__(self, config: DNABert2Config, add_pooling_layer: bool = True):
@@ -167,8 +168,8 @@ class DNABert2Model(DNABert2PreTrainedModel):
             inputs_embeds: (batch, length, hidden) word embeddings instead of `input_ids`.
 
         Returns:
-            `last_hidden_state` (batch, length, hidden), exactly zero at pads; `pooler_output` (batch, hidden) or None; on
-            request `hidden_states`, layers + 1 tensors like the first, and `attentions`, one (batch, heads, length,
+            `last_hidden_state` (batch, length, hidden), exactly zero at pads; `pooler_output` (batch, hidden) or None;
+            on request `hidden_states`, layers + 1 tensors like the first, and `attentions`, one (batch, heads, length,
             length) a layer.
 
         Raises:
@@ -219,11 +220,13 @@ class DNABert2Model(DNABert2PreTrainedModel):
             if low < 0 or high >= self.embeddings.word_embeddings.num_embeddings:
                 raise ValueError(
                     f"input_ids holds {int(low)}..{int(high)}, but the vocabulary has ids 0 to "
-                    f"{self.embeddings.word_embeddings.num_embeddings - 1}: use the tokenizer this model was saved with."
+                    f"{self.embeddings.word_embeddings.num_embeddings - 1}: use the tokenizer this model was saved "
+                    f"with."
                 )
         if attention_mask is not None and attention_mask.shape != (batch_size, length):
             raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, but the input needs ({batch_size}, {length})."
+                f"attention_mask has shape {tuple(attention_mask.shape)}, but the input needs ({batch_size}, "
+                f"{length})."
             )
         mask = None
         if attention_mask is not None:

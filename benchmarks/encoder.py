@@ -10,7 +10,6 @@ ratio is the median over rounds of the ratio within a round: whatever else the m
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
+from ..atomic import write_whole
 from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError
 from ..precision import DTYPES
@@ -207,14 +207,10 @@ def _row_of_probe(shape, variant, found: dict, seconds: list[float] | None, publ
 
 
 def _save(result: dict, path: Path):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--output {path} cannot be written: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _print(rows: list[dict]):

@@ -8,10 +8,10 @@ A table stands between `<!-- begin table: NAME -->` and `<!-- end table: NAME --
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
+from ..atomic import write_whole
 from ..errors import UserError, run_verb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,9 +64,7 @@ def update(readme: Path, results: Path, write: bool = True) -> list[str]:
             stale.append(name)
         text = updated
     if write and text != before:
-        temporary = readme.with_name(f"{readme.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, readme)
+        write_whole(readme, text)
     return stale
 
 

@@ -1,8 +1,8 @@
 """ALiBi, symmetric: attention with linear biases, `score[h, i, j] - slope[h] * |i - j|`.
 
 Method: Press, Smith and Lewis, "Train Short, Test Long" (ICLR 2022); the symmetric form for encoders is MosaicBERT's.
-Slopes and biases are float32 whatever the model's dtype: in bfloat16 a bias of -300 is off by up to 1, which is a factor e
-in an attention weight.
+Slopes and biases are float32 whatever the model's dtype: in bfloat16 a bias of -300 is off by up to 1, which is a
+factor e in an attention weight.
 """
 
 import math
@@ -31,8 +31,9 @@ class AlibiSlopes(nn.Module):
     """
     Holds the slopes as a buffer that every move, cast and load of a model leaves intact.
 
-    `.to(torch.bfloat16)` and `from_pretrained(dtype=...)` cast floating-point buffers, which would round the slopes that
-    are no power of two. The float32 bits are therefore kept as int32, which no cast touches, and read back bit for bit.
+    `.to(torch.bfloat16)` and `from_pretrained(dtype=...)` cast floating-point buffers, which would round the slopes
+    that are no power of two. The float32 bits are therefore kept as int32, which no cast touches, and read back bit
+    for bit.
     """
 
     def __init__(self, num_heads: int):
@@ -74,9 +75,9 @@ def flipped_alibi_bias(slopes: torch.Tensor, length: int) -> torch.Tensor:
     """
     The bias with its query axis reversed, as a view of O(length) memory.
 
-    Reversing the queries turns |i - j| into |i' + j - (length - 1)|, which depends on i' + j alone: a Hankel matrix, every
-    row of which is a window of one vector. The view reads like `alibi_bias(slopes, length).flip(1)` and its last stride is
-    1, but it holds `2 * length - 1` numbers a head, not `length ** 2`.
+    Reversing the queries turns |i - j| into |i' + j - (length - 1)|, which depends on i' + j alone: a Hankel matrix,
+    every row of which is a window of one vector. The view reads like `alibi_bias(slopes, length).flip(1)` and its last
+    stride is 1, but it holds `2 * length - 1` numbers a head, not `length ** 2`.
 
     Returns:
         (heads, length, length) float32, read-only: its rows overlap in memory.

@@ -5,8 +5,8 @@
 
 Every backend takes q, k and v of shape (..., heads, head_dim), where `...` is (tokens,) in a packed layout and
 (batch, length) in a padded one, the float32 ALiBi slopes (heads,), and the `SequenceLayout`; it scales scores by
-head_dim ** -0.5, adds `-slope * |i - j|` in float32, gives pad keys a weight of exactly zero, and returns the output in the
-shape of q, and the attention weights (batch, heads, length, length) if it can, else None.
+head_dim ** -0.5, adds `-slope * |i - j|` in float32, gives pad keys a weight of exactly zero, and returns the output
+in the shape of q, and the attention weights (batch, heads, length, length) if it can, else None.
 
 `eager` is the readable reference and the only one that returns weights. The others never hold a bias of
 (heads, length, length) for a whole sequence.
@@ -24,8 +24,8 @@ from .unpadding import SequenceLayout
 
 # Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
 BIAS_BUDGET = 2**24
-# Up to this many, short sequences of unequal length are padded for one call instead of being attended one by one: a call's
-# overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads.
+# Up to this many, short sequences of unequal length are padded for one call instead of being attended one by one: a
+# call's overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads.
 SHORT_BUDGET = 2**22
 
 
@@ -45,7 +45,8 @@ def eager_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.
 
 def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
     """
-    PyTorch's fused attention. Packed sequences are attended one by one, or all at once if they are equally long or short.
+    PyTorch's fused attention. Packed sequences are attended one by one, or all at once if they are equally long or
+    short.
 
     On a CPU the bias is a view of O(length) memory (`flipped_alibi_bias`), so queries and outputs are reversed around
     the call; elsewhere, and under a mask, it is built for a slab of query rows at a time.
@@ -101,12 +102,14 @@ def flash_attention_2(q, k, v, slopes, layout: SequenceLayout, dropout: float = 
     """Dao-AILab's flash-attn with `alibi_slopes` (symmetric when not causal); half precision, packed layouts."""
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(
-            f"flash_attention_2 computes in float16 or bfloat16, but the model is in {str(q.dtype).removeprefix('torch.')}: "
+            f"flash_attention_2 computes in float16 or bfloat16, but the model is in "
+            f"{str(q.dtype).removeprefix('torch.')}: "
             'load it with dtype=torch.bfloat16 or choose attn_implementation="sdpa".'
         )
     if not layout.is_packed:
         raise ValueError(
-            "flash_attention_2 takes sequences without holes in their attention mask, outside tracing and compilation: "
+            "flash_attention_2 takes sequences without holes in their attention mask, outside tracing and "
+            "compilation: "
             'choose attn_implementation="sdpa" here.'
         )
     # An import statement would make the Hub loader demand flash-attn of everybody.
@@ -140,6 +143,7 @@ def attention_function(name: str) -> Callable:
     """The backend called `name`; raises ValueError with the names there are."""
     if name not in ATTENTION_FUNCTIONS:
         raise ValueError(
-            f"attn_implementation={name!r} is not a backend of DNABERT-2: choose one of {', '.join(ATTENTION_FUNCTIONS)}."
+            f"attn_implementation={name!r} is not a backend of DNABERT-2: choose one of "
+            f"{', '.join(ATTENTION_FUNCTIONS)}."
         )
     return ATTENTION_FUNCTIONS[name]

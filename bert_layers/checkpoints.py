@@ -15,7 +15,7 @@ NEW_LAYERS = ("pooler.", "classifier.", "cls.")
 
 @contextmanager
 def checkpoint_errors(name):
-    """Turns the various errors of unreadable weight files into one OSError that names the checkpoint and the way out."""
+    """Turns the errors of unreadable weight files into one OSError that names the checkpoint and the way out."""
     try:
         yield
     except Exception as error:
@@ -44,7 +44,8 @@ def refuse_foreign_weights(name, missing_keys):
     lacking = sorted(key for key in missing_keys if not key.removeprefix("bert.").startswith(NEW_LAYERS))
     if lacking:
         raise OSError(
-            f"{name}: the checkpoint lacks {len(lacking)} weights of the DNABERT-2 encoder (the first is {lacking[0]}); "
+            f"{name}: the checkpoint lacks {len(lacking)} weights of the DNABERT-2 encoder (the first is "
+            f"{lacking[0]}); "
             "it belongs to another model or is incomplete."
         )
 
@@ -65,7 +66,8 @@ def save_code_beside(module_file: str, folder) -> bool:
     """
     Copy `module_file` and the modules it imports from beside it into `folder`, if they are a flat Hub folder.
 
-    In the source tree, where the parts lie in a sub-package, nothing is copied: `dnabert2 export` builds the Hub folder.
+    In the source tree, where the parts lie in a sub-package, nothing is copied: `dnabert2 export` builds the Hub
+    folder.
 
     Returns:
         True if `module_file` is part of a Hub folder.

@@ -1,6 +1,7 @@
 """FlexAttention backend: the bias is a function of two indices, evaluated in float32 inside the kernel.
 
-On a GPU the kernel is compiled at first use. On a CPU PyTorch runs it unfused, as a reference, and has no backward for it.
+On a GPU the kernel is compiled at first use. On a CPU PyTorch runs it unfused, as a reference, and has no backward for
+it.
 """
 
 import functools
@@ -73,7 +74,7 @@ def _padded_mask(layout: SequenceLayout, q: torch.Tensor) -> BlockMask | None:
 
 
 def _block_mask(meets: torch.Tensor, mask_mod, length: int) -> BlockMask:
-    """A BlockMask of the block pairs in `meets` (batch or 1, 1, query blocks, key blocks), each applying `mask_mod`."""
+    """A BlockMask of the pairs in `meets` (batch or 1, 1, query blocks, key blocks), each applying `mask_mod`."""
     kv_num_blocks = meets.sum(dim=-1, dtype=torch.int32)
     kv_indices = meets.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
     return BlockMask.from_kv_blocks(

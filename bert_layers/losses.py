@@ -64,7 +64,8 @@ def sequence_loss(
         )
     if labels.numel() != logits.numel():
         raise ValueError(
-            f"{problem_type} takes a label for each of {num_labels} outputs: labels of shape {tuple(labels.shape)} do not "
+            f"{problem_type} takes a label for each of {num_labels} outputs: labels of shape {tuple(labels.shape)} do "
+            f"not "
             f"fit logits of shape {tuple(logits.shape)}."
         )
     loss = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits

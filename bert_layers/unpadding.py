@@ -1,7 +1,7 @@
 """Where the real tokens are: sequences are laid end to end once, at the embeddings, and padded again once, at the end.
 
-A batch is either *packed* - hidden states (tokens, ...) with the pads left out, the default - or *padded* - hidden states
-(batch, length, ...) with a mask, for `eager`, for masks with holes and for tracing, which needs static shapes.
+A batch is either *packed* - hidden states (tokens, ...) with the pads left out, the default - or *padded* - hidden
+states (batch, length, ...) with a mask, for `eager`, for masks with holes and for tracing, which needs static shapes.
 """
 
 from dataclasses import dataclass, field

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from dnabert2.errors import UserError
 from dnabert2.precision import has_fast_bfloat16, has_fast_float16, resolve_dtype
 

@@ -1,8 +1,9 @@
 """transformers' own common model tests, run on our four classes.
 
-They are not part of its wheel but of its source package, which `make env` unpacks (`DNABERT2_TRANSFORMERS_TESTS`, or
-`.venv/transformers-tests`); without it, offline say, this file is skipped. Two of its neighbours are not in the source package
-either and are replaced by empty mixins: generation (we do not generate) and its export matrix (ours is in test_export.py).
+They are not part of its wheel but of its source package, which `make env` unpacks into the environment
+(`transformers-tests`; or `DNABERT2_TRANSFORMERS_TESTS`). Without it, offline say, this file is skipped. Two of their
+neighbours are in neither package and are replaced by empty mixins: generation, which we do not do, and a matrix of
+exporters, for which there is test_export_program.py.
 """
 
 import importlib

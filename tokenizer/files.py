@@ -19,7 +19,9 @@ def wrap_tokenizer(tokenizer):
     """
     from transformers import PreTrainedTokenizerFast
 
-    source = {"tokenizer_file": str(tokenizer)} if isinstance(tokenizer, (str, Path)) else {"tokenizer_object": tokenizer}
+    source = (
+        {"tokenizer_file": str(tokenizer)} if isinstance(tokenizer, (str, Path)) else {"tokenizer_object": tokenizer}
+    )
     names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
     return PreTrainedTokenizerFast(
         **source,
@@ -32,9 +34,11 @@ def wrap_tokenizer(tokenizer):
 
 def write_tokenizer(tokenizer_json: Path, folder: Path):
     """
-    Write a tokenizer's files into `folder`: `tokenizer_json` byte for byte, and a configuration both transformers 4 and 5 read.
+    Write a tokenizer's files into `folder`: `tokenizer_json` byte for byte, and a configuration both transformers 4
+    and 5 read.
 
-    transformers 5 would save its own class name, which transformers 4 does not know; the fast tokenizer's is known to both.
+    transformers 5 would save its own class name, which transformers 4 does not know; the fast tokenizer's is known to
+    both.
     """
     names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
     config = {

@@ -1,7 +1,8 @@
 """What becomes of letters that are no A, C, G or T: an explicit policy, and a report of what it met.
 
-The published tokenizer has no normaliser: every lower-case, U, N or IUPAC letter is one [UNK] and splits the byte pairs
-around it. Its ids for upper-case ACGT never change here. Everything else is decided by a `TextPolicy`, before the tokenizer.
+The published tokenizer has no normaliser: every lower-case, U, N or IUPAC letter is one [UNK] and splits the byte
+pairs around it. Its ids for upper-case ACGT never change here. Everything else is decided by a `TextPolicy`, before
+the tokenizer.
 """
 
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class TextPolicy:
         if self.u_to_t:
             pairs |= {"U": "T", "u": "T" if self.upper_case else "t"}
         if self.iupac == "n":
-            pairs |= {code: "N" for code in AMBIGUOUS}
+            pairs |= dict.fromkeys(AMBIGUOUS, "N")
             pairs |= {code.lower(): "N" if self.upper_case else "n" for code in AMBIGUOUS}
         return str.maketrans(pairs)
 

@@ -3,8 +3,9 @@
     dnabert2 train-tokenizer --input genomes/ --groups groups.tsv --output my-tokenizer
     dnabert2 train-tokenizer --input small.fa.gz --vocab_size 256 --output small-tokenizer      # seconds on a CPU
 
-Records are read twice and one at a time: once to count each group's bases, once to draw windows from it, so that memory
-depends on `--max_bases` and not on the genomes. The merges are those of Hugging Face `tokenizers`' BPE, as for the published
+Records are read twice and one at a time: once to count each group's bases, once to draw windows from it, so that
+memory depends on `--max_bases` and not on the genomes. The merges are those of Hugging Face `tokenizers`' BPE, as for
+the published
 tokenizer, on windows rather than whole chromosomes: unsplit text costs a quadratic time (tokenizers issue 1313).
 """
 
@@ -42,10 +43,14 @@ def read_groups(table: str, column: str) -> dict[str, str]:
             reader = csv.DictReader(handle, delimiter="\t")
             missing = {"file", column} - set(reader.fieldnames or [])
             if missing:
-                raise UserError(f"{table}: no column {sorted(missing)[0]!r} in its header; it has {reader.fieldnames}.")
+                raise UserError(
+                    f"{table}: no column {sorted(missing)[0]!r} in its header; it has {reader.fieldnames}."
+                )
             return {Path(row["file"]).name: re.split(r"[/(,]", row[column])[0].strip() for row in reader}
     except FileNotFoundError as error:
-        raise UserError(f"{table}: no such file; give a tab-separated table with the columns file and {column}.") from error
+        raise UserError(
+            f"{table}: no such file; give a tab-separated table with the columns file and {column}."
+        ) from error
 
 
 def fair_shares(sizes: dict[str, int], total: int) -> dict[str, float]:
@@ -72,14 +77,16 @@ def windows(sequence: str, length: int) -> Iterator[str]:
 
 def train_bpe(texts, vocab_size: int, length: int | None = None, show_progress: bool = False):
     """
-    A BPE tokenizer of `vocab_size` entries, of which the first five are the special tokens and the next four A, C, G, T.
+    A BPE tokenizer of `vocab_size` entries, of which the first five are the special tokens and the next four A, C, G,
+    T.
 
     Args:
         texts: iterable of upper-case ACGT strings.
         length: how many, for the progress bar.
 
     Returns:
-        A `tokenizers.Tokenizer` laid out as the published one: no normaliser, [CLS] A [SEP] B [SEP] with types 0 and 1.
+        A `tokenizers.Tokenizer` laid out as the published one: no normaliser, [CLS] A [SEP] B [SEP] with types 0 and
+        1.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
@@ -144,10 +151,13 @@ def train_tokenizer(args: argparse.Namespace):
 
     tokenizer = train_bpe(draw(), args.vocab_size, show_progress=not quiet)
     if not used:
-        raise UserError(f"{args.input[0]}: no stretch of {min(SHORTEST_WINDOW, args.window)} bases without N to train on.")
+        raise UserError(
+            f"{args.input[0]}: no stretch of {min(SHORTEST_WINDOW, args.window)} bases without N to train on."
+        )
     if tokenizer.get_vocab_size() < args.vocab_size:
         raise UserError(
-            f"--vocab_size {args.vocab_size}: {sum(used.values()):,} bases only give {tokenizer.get_vocab_size()} entries; "
+            f"--vocab_size {args.vocab_size}: {sum(used.values()):,} bases only give {tokenizer.get_vocab_size()} "
+            f"entries; "
             "train on more sequence or ask for fewer."
         )
     partial = output.with_name(output.name + ".tmp")
@@ -182,7 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--input", nargs="+", required=True, help="FASTA files (also .gz) or folders of them")
     parser.add_argument("--output", required=True, help="folder to write: tokenizer.json and its configuration")
     parser.add_argument("--vocab_size", type=int, default=4096, help="entries, the five special tokens included")
-    parser.add_argument("--max_bases", type=float, default=100e6, help="bases to train on, about; 60 bytes of memory each")
+    parser.add_argument(
+        "--max_bases", type=float, default=100e6, help="bases to train on, about; 60 bytes of memory each"
+    )
     parser.add_argument("--window", type=int, default=1000, help="bases a training text")
     parser.add_argument("--groups", help="tab-separated table that names each file's group; without it, its folder")
     parser.add_argument("--group_column", default="group", help="column of --groups that holds the group")

@@ -3,10 +3,10 @@
     dnabert2 finetune --model_name_or_path MODEL --data_path data/gue/prom/prom_core_tata --output_dir runs/tata
     dnabert2 finetune training/recipes/demo.json              # a small network from scratch, minutes on two CPU cores
 
-`--data_path` holds train, dev and test tables (.csv or .tsv) with the columns sequence and label. Every option of transformers'
-`TrainingArguments` works, and one lone .json or .yaml file is a whole configuration. `--output_dir` receives the model as a
-folder that loads like a Hub repository, `metrics.json` and `predictions.parquet`. An interrupted run, started again, continues
-from its last checkpoint.
+`--data_path` holds train, dev and test tables (.csv or .tsv) with the columns sequence and label. Every option of
+transformers' `TrainingArguments` works, and one lone .json or .yaml file is a whole configuration. `--output_dir`
+receives the model as a folder that loads like a Hub repository, `metrics.json` and `predictions.parquet`. An
+interrupted run, started again, continues from its last checkpoint.
 """
 
 import json
@@ -22,13 +22,14 @@ from transformers import DataCollatorWithPadding, HfArgumentParser, Trainer, Tra
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from ..atomic import whole_file, write_whole
 from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError, run_verb
 from ..loading import load_model
 from ..modeling_dnabert2 import DNABert2ForSequenceClassification
 from ..provenance import provenance
-from ..hub.export import make_self_contained
-from ..tokenizer.files import OURS, load_tokenizer, write_tokenizer
+from ..remote_code import make_self_contained
+from ..tokenizer.files import OURS, load_tokenizer
 from ..tokenizer.policy import PolicyReport, TextPolicy
 from .metrics import classification_scores
 from .tables import SPLITS, Table, class_names, find_tables, label_ids, read_table
@@ -52,16 +53,25 @@ class ModelArguments:
 class DataArguments:
     """The tables, and the text policy for what is no A, C, G or T."""
 
-    data_path: str | None = field(default=None, metadata={"help": "Folder with train, dev and test tables (.csv, .tsv)."})
+    data_path: str | None = field(
+        default=None, metadata={"help": "Folder with train, dev and test tables (.csv, .tsv)."}
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens a sequence may have, [CLS] and [SEP] included; by default no limit."}
     )
-    allow_truncation: bool = field(default=False, metadata={"help": "Cut sequences above --max_length instead of stopping."})
-    keep_case: bool = field(default=False, metadata={"help": "Leave lower-case bases as they are: each becomes [UNK]."})
+    allow_truncation: bool = field(
+        default=False, metadata={"help": "Cut sequences above --max_length instead of stopping."}
+    )
+    keep_case: bool = field(
+        default=False, metadata={"help": "Leave lower-case bases as they are: each becomes [UNK]."}
+    )
     keep_u: bool = field(default=False, metadata={"help": "Leave RNA's U as it is: each becomes [UNK]."})
-    iupac: str = field(default="n", metadata={"help": "Ambiguity codes: read as N, or keep.", "choices": ["n", "keep"]})
+    iupac: str = field(
+        default="n", metadata={"help": "Ambiguity codes: read as N, or keep.", "choices": ["n", "keep"]}
+    )
     n: str = field(
-        default="keep", metadata={"help": "N: keep, collapse runs of it, or drop.", "choices": ["keep", "collapse", "drop"]}
+        default="keep",
+        metadata={"help": "N: keep, collapse runs of it, or drop.", "choices": ["keep", "collapse", "drop"]},
     )
     overwrite: bool = field(default=False, metadata={"help": "Remove --output_dir first if it holds an earlier run."})
 
@@ -92,7 +102,9 @@ class FineTuningArguments(TrainingArguments):
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, FineTuningArguments]:
     """From flags, or from one lone .json or .yaml file; raises UserError for a file that cannot be used."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, FineTuningArguments), description=__doc__.split("\n\n")[0])
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, FineTuningArguments), description=__doc__.split("\n\n")[0]
+    )
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         path = Path(argv[0])
         if not path.is_file():
@@ -156,12 +168,16 @@ def tokenise(tables: dict[str, Table], classes: list[str], tokenizer, args: Data
         too_long = [i for i, ids in enumerate(columns["input_ids"]) if args.max_length and len(ids) > args.max_length]
         if too_long and not args.allow_truncation:
             raise UserError(
-                f"{table.path}, line {table.lines[too_long[0]]}: {len(too_long)} of {len(table.sequences)} sequences have more "
+                f"{table.path}, line {table.lines[too_long[0]]}: {len(too_long)} of {len(table.sequences)} sequences "
+                f"have more "
                 f"than --max_length {args.max_length} tokens; raise it, or cut them with --allow_truncation."
             )
         if too_long:
             columns = dict(tokenizer(table.sequences, truncation=True, max_length=args.max_length))
-            print(f"{table.path}: {len(too_long)} of {len(table.sequences)} sequences were cut to {args.max_length} tokens.")
+            print(
+                f"{table.path}: {len(too_long)} of {len(table.sequences)} sequences were cut to {args.max_length} "
+                f"tokens."
+            )
         for ids in columns["input_ids"]:
             report.count_tokens(ids, tokenizer.unk_token_id)
         encoded[split] = Dataset.from_dict(columns | {"labels": label_ids(table, classes)})
@@ -216,14 +232,13 @@ def finetune(argv: list[str]):
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
-    save_run(trainer, tokenizer, tables, encoded, classes, seconds, report)
+    save_run(trainer, tables, encoded, classes, seconds, report)
 
 
-def save_run(trainer, tokenizer, tables, encoded, classes, seconds: float, report: PolicyReport):
+def save_run(trainer, tables, encoded, classes, seconds: float, report: PolicyReport):
     """Write model, predictions and, last, `metrics.json`, whose presence says that the run is whole."""
     output = Path(trainer.args.output_dir)
     trainer.save_model(str(output))
-    write_tokenizer(output / "tokenizer.json", output)
     make_self_contained(output)
     scores = {}
     for split in SPLITS[1:]:
@@ -241,11 +256,9 @@ def save_run(trainer, tokenizer, tables, encoded, classes, seconds: float, repor
         "text": report.describe(),
         "provenance": provenance(trainer.args.device.type),
     }
-    partial = output / "metrics.json.tmp"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for folder in output.glob("checkpoint-*"):  # only of use to continue a run that is not whole
         shutil.rmtree(folder)
-    partial.rename(output / "metrics.json")
+    write_whole(output / "metrics.json", json.dumps(record, indent=2) + "\n")
     for split, values in scores.items():
         print(split, " ".join(f"{name} {value:.4f}" for name, value in values.items()))
     if "test" in scores:
@@ -265,9 +278,8 @@ def write_predictions(table: Table, logits: np.ndarray, labels: np.ndarray, clas
         "prediction": [classes[i] for i in logits.argmax(axis=-1)],
     }
     columns |= {f"probability_{name}": probabilities[:, i] for i, name in enumerate(classes)}
-    partial = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.table(columns), partial)
-    partial.rename(path)
+    with whole_file(path) as partial:
+        pq.write_table(pa.table(columns), partial)
 
 
 def main(argv: list[str] | None = None) -> int:

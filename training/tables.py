@@ -65,7 +65,8 @@ def read_table(path: str | Path, policy: TextPolicy, report: PolicyReport | None
             header = [name.strip() for name in header]
             if not {"sequence", "label"} <= set(header):
                 raise UserError(
-                    f"{path}: line 1 is no header with the columns sequence and label (it reads {','.join(header)[:60]!r}); "
+                    f"{path}: line 1 is no header with the columns sequence and label (it reads "
+                    f"{','.join(header)[:60]!r}); "
                     "add one."
                 )
             sequence_column, label_column = header.index("sequence"), header.index("label")
@@ -113,6 +114,7 @@ def label_ids(table: Table, classes: list[str]) -> list[int]:
         if label not in ids:
             known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise UserError(
-                f"{table.path}, line {line}: the label {label!r} does not occur in the training table (classes: {known})."
+                f"{table.path}, line {line}: the label {label!r} does not occur in the training table (classes: "
+                f"{known})."
             )
     return [ids[label] for label in table.labels]

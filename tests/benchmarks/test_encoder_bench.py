@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+
 from dnabert2.benchmarks import encoder, main, measure, memory
 from dnabert2.benchmarks.variants import Shape, Variant, batch_of, draw_lengths, load_config
 from dnabert2.bert_layers import attention

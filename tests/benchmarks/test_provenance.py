@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import torch
+
 from dnabert2 import __version__
 from dnabert2.provenance import git_state, provenance
 

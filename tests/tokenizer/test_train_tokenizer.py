@@ -29,7 +29,16 @@ def genomes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(genomes, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "tokenizer"
-    arguments = ["--input", str(genomes), "--groups", str(genomes / "groups.tsv"), "--vocab_size", "64", "--window", "100"]
+    arguments = [
+        "--input",
+        str(genomes),
+        "--groups",
+        str(genomes / "groups.tsv"),
+        "--vocab_size",
+        "64",
+        "--window",
+        "100",
+    ]
     assert main(["train-tokenizer", *arguments, "--max_bases", "20e3", "--output", str(output)]) == 0
     return output, arguments
 

@@ -94,7 +94,9 @@ print([round(x, 4) for x in logits.softmax(-1)[:, 1].tolist()])
 
 def test_only_the_result_is_left(run):
     assert not list(run.glob("checkpoint-*")) and not list(run.glob("*.tmp"))
-    assert {"config.json", "model.safetensors", "tokenizer.json", "modeling_dnabert2.py"} <= {p.name for p in run.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "modeling_dnabert2.py"} <= {
+        p.name for p in run.iterdir()
+    }
     config = json.loads((run / "config.json").read_text())
     assert config["id2label"] == {"0": "other", "1": "promoter"}
     assert json.loads((run / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -173,11 +175,17 @@ def test_bad_input(tables, run, tmp_path, capsys):
     fails_with("give either --model_name_or_path", arguments(tables, output, model_name_or_path=run))
     fails_with("num_attention_heads", arguments(tables, output, config_overrides='{"hidden_size": 7}'))
     fails_with("--config_overrides is not a JSON object", arguments(tables, output, config_overrides="{hidden"))
-    fails_with("vocabulary ends at 99", arguments(tables, output, config_overrides=json.dumps({**TINY, "vocab_size": 100})))
+    fails_with(
+        "vocabulary ends at 99", arguments(tables, output, config_overrides=json.dumps({**TINY, "vocab_size": 100}))
+    )
     without = [word for word in arguments(tables, output) if word not in ("--config_overrides", json.dumps(TINY))]
     (tmp_path / "hollow").mkdir()
-    fails_with("no config.json", [*without, "--model_name_or_path", str(tmp_path / "hollow"), "--tokenizer_name", str(run)])
-    fails_with("no such folder", [*without, "--model_name_or_path", str(tmp_path / "gone"), "--tokenizer_name", str(run)])
+    fails_with(
+        "no config.json", [*without, "--model_name_or_path", str(tmp_path / "hollow"), "--tokenizer_name", str(run)]
+    )
+    fails_with(
+        "no such folder", [*without, "--model_name_or_path", str(tmp_path / "gone"), "--tokenizer_name", str(run)]
+    )
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
