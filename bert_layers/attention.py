@@ -8,8 +8,9 @@ Every backend takes q, k and v of shape (..., heads, head_dim), where `...` is (
 head_dim ** -0.5, adds `-slope * |i - j|` in float32, gives pad keys a weight of exactly zero, and returns the output
 in the shape of q, and the attention weights (batch, heads, length, length) if it can, else None.
 
-`eager` is the readable reference and the only one that returns weights. The others never hold a bias of
-(heads, length, length) for a whole sequence.
+`eager` is the readable reference and the only one that returns weights and holds a whole (heads, length, length) bias.
+The others hold none, or pieces of a fixed size (`BIAS_BUDGET`, `SHORT_BUDGET`); a program exported with `sdpa` is the
+exception, since it makes one call for every length.
 """
 
 import importlib
@@ -71,8 +72,7 @@ def _sdpa_padded(q, k, v, slopes, mask, dropout):
         return v.transpose(1, 2)
     flipped = flipped_alibi_bias(slopes, length)
     if mask is None and q.device.type == "cpu":
-        output = F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=flipped[None], dropout_p=dropout)
-        return output.flip(2).transpose(1, 2)
+        return _fused_attention(q.flip(2), k, v, flipped[None], dropout).flip(2).transpose(1, 2)
     return _sdpa_in_slabs(q, k, v, flipped, mask, dropout).transpose(1, 2)
 
 
@@ -94,22 +94,28 @@ def _sdpa_in_slabs(q, k, v, flipped, mask, dropout):
     outputs = []
     for query, bias in zip(queries, bias_slabs, strict=True):
         bias = bias.contiguous() if key_bias is None else bias + key_bias
-        outputs.append(F.scaled_dot_product_attention(query, k, v, attn_mask=bias, dropout_p=dropout))
+        outputs.append(_fused_attention(query, k, v, bias, dropout))
     return torch.cat(outputs, dim=2).flip(2).to(dtype)
+
+
+def _fused_attention(q, k, v, bias, dropout):
+    if torch.is_autocast_enabled(q.device.type):
+        # It would cast the bias along with the queries, which are in half precision already.
+        with torch.autocast(q.device.type, enabled=False):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
 def flash_attention_2(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
     """Dao-AILab's flash-attn with `alibi_slopes` (symmetric when not causal); half precision, packed layouts."""
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(
-            f"flash_attention_2 computes in float16 or bfloat16, but the model is in "
-            f"{str(q.dtype).removeprefix('torch.')}: "
+            f"flash_attention_2 is half precision only, and the model is in {str(q.dtype).removeprefix('torch.')}: "
             'load it with dtype=torch.bfloat16 or choose attn_implementation="sdpa".'
         )
     if not layout.is_packed:
         raise ValueError(
-            "flash_attention_2 takes sequences without holes in their attention mask, outside tracing and "
-            "compilation: "
+            "flash_attention_2 takes sequences without holes in their attention mask, and no tracing: "
             'choose attn_implementation="sdpa" here.'
         )
     # An import statement would make the Hub loader demand flash-attn of everybody.
@@ -143,7 +149,7 @@ def attention_function(name: str) -> Callable:
     """The backend called `name`; raises ValueError with the names there are."""
     if name not in ATTENTION_FUNCTIONS:
         raise ValueError(
-            f"attn_implementation={name!r} is not a backend of DNABERT-2: choose one of "
-            f"{', '.join(ATTENTION_FUNCTIONS)}."
+            f"attn_implementation={name!r} is not a backend of DNABERT-2: "
+            f"choose one of {', '.join(ATTENTION_FUNCTIONS)}."
         )
     return ATTENTION_FUNCTIONS[name]

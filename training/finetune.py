@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, HfArgumentParser, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..atomic import whole_file, write_whole
@@ -32,6 +31,7 @@ from ..remote_code import make_self_contained
 from ..tokenizer.files import OURS, load_tokenizer
 from ..tokenizer.policy import PolicyReport, TextPolicy
 from .metrics import classification_scores
+from .runs import check_output, run_settings, start_output
 from .tables import SPLITS, Table, class_names, find_tables, label_ids, read_table
 
 
@@ -73,7 +73,7 @@ class DataArguments:
         default="keep",
         metadata={"help": "N: keep, collapse runs of it, or drop.", "choices": ["keep", "collapse", "drop"]},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Remove --output_dir first if it holds an earlier run."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --output_dir."})
 
 
 @dataclass
@@ -169,37 +169,23 @@ def tokenise(tables: dict[str, Table], classes: list[str], tokenizer, args: Data
         if too_long and not args.allow_truncation:
             raise UserError(
                 f"{table.path}, line {table.lines[too_long[0]]}: {len(too_long)} of {len(table.sequences)} sequences "
-                f"have more "
-                f"than --max_length {args.max_length} tokens; raise it, or cut them with --allow_truncation."
+                f"have more than --max_length {args.max_length} tokens; raise it, or cut them with --allow_truncation."
             )
         if too_long:
             columns = dict(tokenizer(table.sequences, truncation=True, max_length=args.max_length))
-            print(
-                f"{table.path}: {len(too_long)} of {len(table.sequences)} sequences were cut to {args.max_length} "
-                f"tokens."
-            )
+            print(f"{table.path}: cut {len(too_long)} of {len(table.labels)} sequences to {args.max_length} tokens.")
         for ids in columns["input_ids"]:
             report.count_tokens(ids, tokenizer.unk_token_id)
         encoded[split] = Dataset.from_dict(columns | {"labels": label_ids(table, classes)})
     return encoded
 
 
-def prepare_output(args: FineTuningArguments, overwrite: bool) -> str | None:
-    """The checkpoint to continue from, or None for a new run; raises UserError if a finished run is in the way."""
-    output = Path(args.output_dir)
-    if output.is_file():
-        raise UserError(f"{output}: is a file; give a folder.")
-    if overwrite and (output / "metrics.json").is_file():
-        shutil.rmtree(output)
-    if (output / "metrics.json").is_file():
-        raise UserError(f"{output}: holds a finished run; choose another --output_dir or add --overwrite.")
-    return get_last_checkpoint(str(output)) if output.is_dir() else None
-
-
 def finetune(argv: list[str]):
     """Body of the verb."""
     model_args, data_args, args = parse_arguments(argv)
-    checkpoint = prepare_output(args, data_args.overwrite)
+    output = Path(args.output_dir)
+    settings = run_settings(model_args, data_args, args)
+    checkpoint = check_output(settings, output, data_args.overwrite)
     if not sys.stderr.isatty():
         args.disable_tqdm = True
         logging.disable_progress_bar()
@@ -229,6 +215,8 @@ def finetune(argv: list[str]):
     )
     if checkpoint:
         print(f"continuing from {checkpoint}")
+    else:
+        start_output(settings, output)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start

@@ -135,6 +135,26 @@ def test_an_interrupted_run_continues(run, tables, tmp_path, monkeypatch, capsys
     assert all(torch.equal(expected[key], continued[key]) for key in expected)
 
 
+def test_an_earlier_run_is_kept_unless_told(run, tables, tmp_path, capsys):
+    """A finished run and an unfinished one with other settings stop a new one; --overwrite replaces results only."""
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    (output / "metrics.json").write_text("{}")
+    short = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    assert main(arguments(tables, output, **short)) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    # Bad input is found before anything is removed.
+    assert main([*arguments(tmp_path / "absent", output, **short), "--overwrite"]) == 2
+    assert (output / "metrics.json").read_text() == "{}"
+    assert main([*arguments(tables, output, **short), "--overwrite"]) == 0
+    assert json.loads((output / "metrics.json").read_text())["test"] and (output / "notes.txt").exists()
+    (output / "metrics.json").unlink()  # as if it had been interrupted
+    capsys.readouterr()
+    assert main(arguments(tables, output, **{**short, "learning_rate": 1})) == 2
+    assert "unfinished run with other settings (learning_rate)" in capsys.readouterr().err
+
+
 def test_finetuning_a_checkpoint(run, tables, tmp_path):
     """Its classes keep their ids, its tokenizer is used, and its weights are where training starts."""
     words = arguments(tables, tmp_path / "again", num_train_epochs=1)

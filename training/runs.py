@@ -1,0 +1,63 @@
+"""A run's output folder: what is in it already, whether to continue it, and what may be replaced."""
+
+import json
+import shutil
+from pathlib import Path
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..atomic import write_whole
+from ..errors import UserError
+
+# Options that do not decide a run's result.
+NOT_SETTINGS = {"overwrite", "logging_dir", "disable_tqdm", "report_to", "run_name", "log_level", "_n_gpu"}
+
+
+def check_output(settings: dict, output: Path, overwrite: bool) -> str | None:
+    """
+    Look at what is in the output folder, changing nothing.
+
+    Returns:
+        The checkpoint of an unfinished run with the same settings, to continue from, or None for a new run.
+
+    Raises:
+        UserError: if a finished run, or one with other settings, is in the way and may not be overwritten.
+    """
+    if output.is_file():
+        raise UserError(f"{output}: is a file; give a folder.")
+    if (output / "metrics.json").is_file():
+        if not overwrite:
+            raise UserError(f"{output}: holds a finished run; choose another --output_dir or add --overwrite.")
+        return None
+    if not (output / "run.json").is_file():
+        return None
+    earlier = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    changed = sorted(key for key in settings | earlier if settings.get(key) != earlier.get(key))
+    if not changed:
+        return get_last_checkpoint(str(output))
+    if not overwrite:
+        raise UserError(
+            f"{output}: holds an unfinished run with other settings ({', '.join(changed[:5])}); start it with "
+            "the same ones to continue, or choose another --output_dir, or add --overwrite."
+        )
+    return None
+
+
+def start_output(settings: dict, output: Path):
+    """Remove what an earlier run left in the output folder, and nothing else, and record this run's settings."""
+    for path in [*output.glob("checkpoint-*"), output / "metrics.json", output / "predictions.parquet"]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    write_whole(output / "run.json", json.dumps(settings, indent=2) + "\n")
+
+
+def run_settings(*arguments) -> dict:
+    """The options that decide a run's result, JSON-ready; paths of logs and progress bars do not."""
+    settings = {}
+    for group in arguments:
+        values = group.to_dict() if isinstance(group, TrainingArguments) else vars(group)
+        settings |= {key: value for key, value in values.items() if key not in NOT_SETTINGS}
+    return json.loads(json.dumps(settings, default=str))
