@@ -24,7 +24,7 @@ def test_autocast_does_not_reach_the_bias(build, batch, kind, monkeypatch):
 
 
 def test_autocast_is_as_exact_as_eager(build, batch, relative_error):
-    """Against float32: outputs and gradients of `sdpa` err at most twice as much as those of `eager`, both autocast."""
+    """Against float32: outputs and gradients of `sdpa` err at most twice as much as those of `eager`."""
     inputs = batch("right", 300)  # far enough apart for a rounded bias to show
 
     def run(backend, autocast):
