@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from transformers import DataCollatorWithPadding, HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
@@ -112,7 +113,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Fin
         try:
             read = parser.parse_json_file if path.suffix == ".json" else parser.parse_yaml_file
             parsed = read(argv[0])
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{path}: not a configuration of this verb ({error}).") from error
     else:
         try:
@@ -138,6 +139,9 @@ def build_model(args: ModelArguments, classes: list[str], tokenizer) -> DNABert2
     """The classifier, new or loaded; set the seed before: its head is random either way."""
     labels = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
     if args.model_name_or_path is None:
+        unknown = sorted(set(args.config_overrides) - set(DNABert2Config().to_dict()))
+        if unknown:
+            raise UserError(f"--config_overrides: {unknown[0]!r} is no value of DNABert2Config; correct its spelling.")
         try:
             config = DNABert2Config(**{"vocab_size": len(tokenizer), **args.config_overrides}, **labels)
         except (ValueError, TypeError) as error:

@@ -135,6 +135,21 @@ def test_an_interrupted_run_continues(run, tables, tmp_path, monkeypatch, capsys
     assert all(torch.equal(expected[key], continued[key]) for key in expected)
 
 
+def test_gradient_accumulation_is_the_larger_batch(tables, tmp_path):
+    """Two steps of 4 sequences are one of 8: the losses are divided by the labels of the whole, not of each part."""
+    still = {**TINY, "hidden_dropout_prob": 0.0, "classifier_dropout": 0.0}
+    # Plain gradient descent: Adam would hide a gradient that is off by a factor.
+    options = {"optim": "sgd", "max_grad_norm": 0, "learning_rate": 0.1}
+    options |= {"config_overrides": json.dumps(still), "num_train_epochs": 1}
+    parts = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    assert main(arguments(tables, tmp_path / "whole", **options)) == 0
+    assert main(arguments(tables, tmp_path / "parts", **options, **parts)) == 0
+    load = DNABert2ForSequenceClassification.from_pretrained
+    whole, parts = load(tmp_path / "whole").state_dict(), load(tmp_path / "parts").state_dict()
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=1e-4, atol=1e-6)
+
+
 def test_an_earlier_run_is_kept_unless_told(run, tables, tmp_path, capsys):
     """A finished run and an unfinished one with other settings stop a new one; --overwrite replaces results only."""
     output = tmp_path / "run"
@@ -178,6 +193,9 @@ def test_a_lone_json_is_a_whole_run_and_bad_ones_are_refused(tables, tmp_path, c
     assert main(["finetune", str(recipe)]) == 2
     assert "learning_rat" in capsys.readouterr().err
     assert main(["finetune", str(tmp_path / "absent.json")]) == 2
+    (tmp_path / "recipe.yaml").write_text("data_path: [unclosed")
+    assert main(["finetune", str(tmp_path / "recipe.yaml")]) == 2
+    assert "recipe.yaml: not a configuration" in capsys.readouterr().err
 
 
 def test_bad_input(tables, run, tmp_path, capsys):
@@ -194,6 +212,7 @@ def test_bad_input(tables, run, tmp_path, capsys):
     fails_with("more than --max_length 5 tokens", arguments(tables, output, max_length=5))
     fails_with("give either --model_name_or_path", arguments(tables, output, model_name_or_path=run))
     fails_with("num_attention_heads", arguments(tables, output, config_overrides='{"hidden_size": 7}'))
+    fails_with("'hiden_size' is no value", arguments(tables, output, config_overrides='{"hiden_size": 8}'))
     fails_with("--config_overrides is not a JSON object", arguments(tables, output, config_overrides="{hidden"))
     fails_with(
         "vocabulary ends at 99", arguments(tables, output, config_overrides=json.dumps({**TINY, "vocab_size": 100}))
