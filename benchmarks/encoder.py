@@ -46,8 +46,11 @@ def run(options: argparse.Namespace) -> None:
     """
     _check(options)
     shapes, memory_shapes = _parse_all(Shape, options.shapes), _parse_all(Shape, options.memory_shapes)
-    variants, memory_variants = _parse_all(Variant, options.variants), _parse_all(Variant, options.memory_variants)
     config, device = load_config(options.config), check_device(options.device)
+    variants, memory_variants = (
+        list(dict.fromkeys(variant.resolved(device) for variant in _parse_all(Variant, texts)))
+        for texts in (options.variants, options.memory_variants)
+    )
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = dict.fromkeys(variants + (memory_variants if memory_shapes else []))

@@ -14,7 +14,7 @@ from ..bert_layers.attention import ATTENTION_FUNCTIONS
 from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError
 from ..modeling_dnabert2 import DNABert2Model
-from ..precision import DTYPES, has_fast_bfloat16, has_fast_float16
+from ..precision import DTYPES, has_fast_bfloat16, has_fast_float16, resolve_dtype
 from .published import PublishedEncoder
 
 PUBLISHED = "published"
@@ -39,7 +39,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Variant:
-    """A backend in a precision; written "sdpa:float32"."""
+    """A backend in a precision; written "sdpa:float32", or "sdpa:auto" until `resolved` says what that is."""
 
     backend: str
     dtype: str
@@ -48,10 +48,10 @@ class Variant:
     def parse(cls, text: str) -> "Variant":
         backend, _, dtype = text.partition(":")
         backends = [PUBLISHED, *ATTENTION_FUNCTIONS]
-        if backend not in backends or dtype not in DTYPES:
+        if backend not in backends or dtype not in (*DTYPES, "auto"):
             raise UserError(
                 f"{text!r} is not a variant: write backend:precision, such as sdpa:float32, with a backend of "
-                f"{', '.join(backends)} and a precision of {', '.join(DTYPES)}."
+                f"{', '.join(backends)} and a precision of {', '.join(DTYPES)} or auto."
             )
         if backend == PUBLISHED and dtype != "float32":
             raise UserError(f"{text!r} is not a variant: the published algorithm is here in float32 only.")
@@ -59,6 +59,10 @@ class Variant:
 
     def __str__(self) -> str:
         return f"{self.backend}:{self.dtype}"
+
+    def resolved(self, device: torch.device) -> "Variant":
+        """The variant with "auto" replaced by what is fast on `device`."""
+        return Variant(self.backend, str(resolve_dtype(self.dtype, device)).removeprefix("torch."))
 
     def reason_to_skip(self, device: torch.device, include_slow: bool) -> str | None:
         """Why this variant cannot or need not be measured on `device`; None if it is to be measured."""

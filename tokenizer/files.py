@@ -8,28 +8,22 @@ from ..errors import UserError
 
 # In id order: [UNK] is 0 and [PAD] is 3, as published.
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+# What every tokenizer of this family is told beside its tokenizer.json: token types for pairs, and no maximum length.
+SETTINGS = {
+    **dict(zip(("unk_token", "cls_token", "sep_token", "pad_token", "mask_token"), SPECIAL_TOKENS, strict=True)),
+    "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+    "model_max_length": int(1e30),
+    "padding_side": "right",
+    "clean_up_tokenization_spaces": False,
+}
 OURS = Path(__file__).parent  # tokenizer.json of this folder is trained by `dnabert2 train-tokenizer`
 
 
-def wrap_tokenizer(tokenizer):
-    """
-    A `tokenizers.Tokenizer`, or the path of a `tokenizer.json`, as the `PreTrainedTokenizerFast` every user expects.
-
-    Emits token types, for sequence pairs, and has no maximum length: the network has none.
-    """
+def wrap_tokenizer(path: str | Path):
+    """A `tokenizer.json` as the `PreTrainedTokenizerFast` every user expects."""
     from transformers import PreTrainedTokenizerFast
 
-    source = (
-        {"tokenizer_file": str(tokenizer)} if isinstance(tokenizer, (str, Path)) else {"tokenizer_object": tokenizer}
-    )
-    names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
-    return PreTrainedTokenizerFast(
-        **source,
-        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        padding_side="right",
-    )
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), **SETTINGS)
 
 
 def write_tokenizer(tokenizer_json: Path, folder: Path):
@@ -40,15 +34,7 @@ def write_tokenizer(tokenizer_json: Path, folder: Path):
     transformers 5 would save its own class name, which transformers 4 does not know; the fast tokenizer's is known to
     both.
     """
-    names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        "model_max_length": int(1e30),
-        "padding_side": "right",
-        "clean_up_tokenization_spaces": False,
-    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **SETTINGS}
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "tokenizer.json"
     if tokenizer_json.resolve() != target.resolve():

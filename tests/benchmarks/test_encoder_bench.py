@@ -143,7 +143,8 @@ def test_nothing_is_timed_when_a_variant_disagrees(monkeypatch, config_file, pro
         (["--memory_shapes", "1x2x3"], "'1x2x3' is not a shape"),
         (["--variants", "sdpa"], "'sdpa' is not a variant"),
         (["--variants", "sdp:float32"], "eager, sdpa"),
-        (["--variants", "sdpa:float64"], "float32, bfloat16, float16"),
+        (["--variants", "sdpa:float64"], "float32, bfloat16, float16 or auto"),
+        (["--variants", "published:auto"], "in float32 only"),
         (["--variants", "published:bfloat16"], "in float32 only"),
         (["--variants", "sdpa:bfloat16", "--memory_shapes"], "nothing to measure"),
         (["--variants", "flash_attention_2:float16", "--memory_shapes"], "flash-attn package"),
@@ -241,3 +242,14 @@ def test_both_ways_to_find_a_peak_see_a_freed_tensor(peak):
         del held
     # 64 MiB, some of it perhaps in free pages that malloc still held.
     assert 40 * 2**20 <= measured["bytes"] < 128 * 2**20
+
+
+def test_auto_is_what_the_device_is_fast_in(monkeypatch, config_file, probes, tmp_path):
+    """Without bfloat16 instructions `sdpa:auto` and `sdpa:float32` are one variant, measured once."""
+    variant, device = Variant.parse("sdpa:auto"), torch.device("cpu")
+    output = tmp_path / "result.json"
+    options = ["--shapes", "1x8", "--memory_shapes", "--repetitions", 1, "--config", config_file, "--output", output]
+    assert bench(*options, "--variants", "sdpa:auto", "sdpa:float32") == 0
+    assert [row["variant"] for row in json.loads(output.read_text())["results"]] == ["sdpa:float32"]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert variant.resolved(device) == Variant("sdpa", "bfloat16")
