@@ -11,6 +11,8 @@ are those of the published checkpoint. Everything the classes share is in `DNABe
 `bert_layers`.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,11 +29,20 @@ from .bert_layers.attention import PACKED_BACKENDS, PADDED_BACKENDS, attention_f
 from .bert_layers.checkpoints import checkpoint_errors, refuse_foreign_weights, refuse_other_shapes, save_code_beside
 from .bert_layers.embeddings import DNABert2Embeddings
 from .bert_layers.encoder import DNABert2Encoder
-from .bert_layers.flex import flex_attention  # noqa: F401  transformers 4 copies only what this file imports itself
 from .bert_layers.heads import DNABert2MLMHead, DNABert2Pooler
 from .bert_layers.losses import sequence_loss, token_loss
+from .bert_layers.triton_backend import default_implementation, triton_or_fallback
 from .bert_layers.unpadding import SequenceLayout, packed_layout, padded_layout
 from .configuration_dnabert2 import DNABert2Config
+
+if TYPE_CHECKING:  # transformers 4 copies to its cache only the files that this one names
+    from .bert_layers.alibi_kernels import forward_kernel  # noqa: F401
+    from .bert_layers.flash_alibi import alibi_attention  # noqa: F401
+    from .bert_layers.flex import flex_attention  # noqa: F401
+    from .bert_layers.kernel_configs import kernel_config  # noqa: F401
+    from .bert_layers.skipping import key_spans  # noqa: F401
+    from .bert_layers.span_kernels import span_kernel  # noqa: F401
+    from .bert_layers.windows import windowed_attention  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
@@ -123,6 +134,12 @@ class DNABert2PreTrainedModel(PreTrainedModel):
             to_task, key_mapping = False, {**(key_mapping or {}), r"^(?=(embeddings|encoder|pooler)\.)": "bert."}
         return super()._get_key_renaming_mapping(checkpoint_keys, key_mapping, from_task, to_task)
 
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        requested_attention = requested_attention or default_implementation()
+        if requested_attention == "triton":  # unknown to transformers
+            return requested_attention
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
+
     def get_input_embeddings(self) -> nn.Module:
         return getattr(self, self.base_model_prefix, self).embeddings.word_embeddings
 
@@ -180,7 +197,8 @@ class DNABert2Model(DNABert2PreTrainedModel):
         output_attentions = self._flag("output_attentions", output_attentions)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds, and not both.")
-        backend = self._backend(output_attentions)
+        # Of the inputs, not of the weights, which may be offloaded.
+        backend = self._backend(output_attentions, (input_ids if input_ids is not None else inputs_embeds).device)
         layout = self._layout(backend, input_ids, attention_mask, inputs_embeds)
         hidden = self.embeddings(
             *(None if x is None else layout.gather(x) for x in (input_ids, token_type_ids, inputs_embeds))
@@ -201,15 +219,24 @@ class DNABert2Model(DNABert2PreTrainedModel):
         )
         return output if return_dict else output.to_tuple()
 
-    def _backend(self, output_attentions: bool) -> str:
+    def _backend(self, output_attentions: bool, device: torch.device) -> str:
         """The configured backend, or the one that can do what this call asks for, with one warning that says why."""
         name = self.config._attn_implementation
         if output_attentions and name != "eager":
             logger.warning_once(f'Attention maps come from "eager" attention, used here instead of "{name}".')
             return "eager"
-        if name == "flex_attention" and torch.is_grad_enabled() and self.device.type == "cpu":
+        if name == "flex_attention" and torch.is_grad_enabled() and device.type == "cpu":
             logger.warning_once('flex_attention has no backward on a CPU: outside torch.no_grad(), "sdpa" is used.')
             return "sdpa"
+        if name == "triton":
+            is_autocast = torch.is_autocast_enabled(device.type)
+            return triton_or_fallback(
+                device,
+                torch.get_autocast_dtype(device.type) if is_autocast else self.embeddings.word_embeddings.weight.dtype,
+                self.config.hidden_size // self.config.num_attention_heads,
+                self.config.attention_probs_dropout_prob if self.training else 0.0,
+                torch.is_grad_enabled(),
+            )
         return name
 
     def _layout(self, backend, input_ids, attention_mask, inputs_embeds) -> SequenceLayout:

@@ -86,3 +86,37 @@ def flipped_alibi_bias(slopes: torch.Tensor, length: int) -> torch.Tensor:
     values = -slopes[:, None] * offset.abs()
     # Not `unfold`, whose size is a plain integer: an exported program would take no other length than the one traced.
     return values.as_strided((slopes.shape[0], length, length), (2 * length - 1, 1, 1))
+
+
+def alibi_attention_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    slopes: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    *,
+    scale: float | None = None,
+    skip: str | None = "fp32",
+) -> torch.Tensor:
+    """
+    What `flash_alibi.alibi_attention` computes, written out in the precision of q: one sequence after the other, the
+    bias held whole, nothing left out.
+
+    Args:
+        q, k, v: (total_tokens, heads, head_dim), any floating type; slopes: (heads,); cu_seqlens: (batch + 1,) int32.
+        scale: of the scores; head_dim ** -0.5 if None.
+        max_seqlen, skip: change nothing; there for one signature.
+
+    Returns:
+        (total_tokens, heads, head_dim). Softmax and bias are float32, or float64 if q is.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    accurate = torch.float64 if q.dtype == torch.float64 else torch.float32
+    outputs = []
+    lengths = cu_seqlens.diff().tolist()
+    for query, key, value in zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q, k, v)), strict=True):
+        scores = (query @ key.transpose(1, 2)).to(accurate) * scale
+        weights = (scores + alibi_bias(slopes.to(accurate), query.shape[1])).softmax(dim=-1)
+        outputs.append(weights.to(value.dtype) @ value)  # (heads, length, head_dim)
+    return torch.cat(outputs, dim=1).transpose(0, 1)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from .alibi import alibi_bias, flipped_alibi_bias
 from .flex import flex_attention
+from .triton_backend import triton_attention
 from .unpadding import SequenceLayout
 
 # Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
@@ -139,10 +140,11 @@ ATTENTION_FUNCTIONS: dict[str, Callable] = {
     "sdpa": sdpa_attention,
     "flex_attention": flex_attention,
     "flash_attention_2": flash_attention_2,
+    "triton": triton_attention,
 }
 # Backends that attend packed tokens, and backends that can also do with a padded batch (for tracing).
-PACKED_BACKENDS = {"sdpa", "flex_attention", "flash_attention_2"}
-PADDED_BACKENDS = {"eager", "sdpa", "flex_attention"}
+PACKED_BACKENDS = {"sdpa", "flex_attention", "flash_attention_2", "triton"}
+PADDED_BACKENDS = {"eager", "sdpa", "flex_attention", "triton"}
 
 
 def attention_function(name: str) -> Callable:

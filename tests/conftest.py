@@ -14,6 +14,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy
 import pytest
 import torch
+from transformers.utils import is_triton_available
+
+# Before the kernels' first import: without a GPU, Triton's interpreter runs them.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from dnabert2 import DNABert2Config
 
@@ -34,6 +39,18 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f"needs {SHARED.name}/ beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """Skips a test where the Triton kernels can run neither on a GPU nor under the interpreter."""
+    if not is_triton_available():
+        pytest.skip("Triton is not installed")
+    import triton
+
+    versions = [tuple(int(x) for x in module.__version__.split(".")[:2]) for module in (triton, numpy)]
+    if not torch.cuda.is_available() and versions[0] < (3, 7) and versions[1] >= (2, 4):
+        pytest.skip("the interpreter of Triton before 3.7 does not work with numpy 2.4")
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,18 @@ from dnabert2 import (
 )
 
 CLASSES = (DNABert2Model, DNABert2ForMaskedLM, DNABert2ForSequenceClassification, DNABert2ForTokenClassification)
-CASES = [*((model_class, "sdpa") for model_class in CLASSES), (DNABert2ForSequenceClassification, "eager")]
+CASES = [
+    *((model_class, "sdpa") for model_class in CLASSES),
+    (DNABert2ForSequenceClassification, "eager"),
+    (DNABert2ForMaskedLM, "triton"),
+]
 
 
 @pytest.fixture(autouse=True)
-def fresh_dynamo():
+def fresh_dynamo(request):
     """Compiled code is kept a process, up to a limit of recompilations a function."""
+    if "backend" in request.fixturenames and request.getfixturevalue("backend") == "triton":
+        request.getfixturevalue("kernels")
     torch.compiler.reset()
     yield
     torch.compiler.reset()
