@@ -1,35 +1,44 @@
-"""Peak memory of one forward pass above the weights, measured in a process of its own.
+"""Peak memory of one forward pass or training step above the weights (and, in training, AdamW's moments).
 
-    python -m dnabert2.benchmarks.memory '{"variant": "sdpa:float32", "shape": "1x512", "device": "cpu",
-        "padding": 0, "seed": 0, "threads": null, "config": null}'
+    python -m dnabert2.benchmarks.memory '{"variant": "sdpa:float32", "shape": "1x512", "direction": "forward",
+        "device": "cpu", "padding": 0, "seed": 0, "threads": null, "config": null}'
 
-On CUDA the allocator's own count. On a CPU the highest resident set size (RSS) while the pass runs, less the RSS once
-the model is built and has run a few tokens. A process of its own, because malloc keeps freed memory for later: what an
-earlier variant has freed would hide what the next one needs. For the same reason the process hands free memory back to
-the system (`malloc_trim`, glibc only) before the pass. What malloc and the matrix library themselves hold during the
-pass is counted, as it is for a user; a megabyte or two is noise.
+On CUDA the allocator's own count, in the benchmark's process. On a CPU the highest resident set size (RSS) while the
+pass runs, less the RSS once the model is built and has run a few tokens, in a process of its own, because malloc keeps
+freed memory for later: what an earlier variant has freed would hide what the next one needs. For the same reason the
+process hands free memory back to the system (`malloc_trim`, glibc only) before the pass. What malloc and the matrix
+library themselves hold during the pass is counted, as it is for a user; a megabyte or two is noise.
 """
 
 import ctypes
-import gc
 import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 
-from .measure import seconds_of
-from .variants import Shape, Variant, batch_of, build_encoders, load_config
+from .measure import cuda_peak, describe, free_memory, seconds_of
+from .steps import batch_for, build_steps
+from .variants import Shape, Variant, load_config
 
 SAMPLE_SECONDS = 0.002
 
 
 def probe_in_subprocess(
-    variant: Variant, shape: Shape, *, config: Path | None, device: str, padding: float, seed: int, threads: int | None
+    variant: Variant,
+    shape: Shape,
+    *,
+    direction: str,
+    config: Path | None,
+    device: str,
+    padding: float,
+    seed: int,
+    threads: int | None,
 ) -> dict:
     """
     Measure one variant on one shape in a new process.
@@ -41,6 +50,7 @@ def probe_in_subprocess(
     request = {
         "variant": str(variant),
         "shape": str(shape),
+        "direction": direction,
         "config": None if config is None else str(Path(config).resolve()),
         "device": device,
         "padding": padding,
@@ -62,35 +72,35 @@ def probe(request: dict) -> dict:
         torch.set_num_threads(request["threads"])
     config, device, seed = load_config(request["config"]), torch.device(request["device"]), request["seed"]
     shape, variant = Shape.parse(request["shape"]), Variant.parse(request["variant"])
-    encoder = build_encoders(config, [variant], device, seed)[variant]
-    batch, tokens = batch_of(config, shape, request["padding"], device, seed)
-    # Start threads and libraries. Not on the shape itself, whose freed memory malloc would keep; CUDA's count is
-    # exact, and there the kernels of the shape are to be compiled beforehand.
-    seconds_of(encoder, batch if device.type == "cuda" else tuple(x[:, :8].contiguous() for x in batch))
-    _give_free_memory_back()
-    peak = _cuda_peak if device.type == "cuda" else _kernel_peak if _can_reset_kernel_peak() else _sampled_peak
+    step = build_steps(request["direction"], config, [variant], device, seed)[variant]
+    batch, tokens = batch_for(request["direction"], config, shape, request["padding"], device, seed)
+    # Start threads and libraries. Not on the shape itself, whose freed memory malloc would keep.
+    seconds_of(step, tuple(x[:, :8].contiguous() for x in batch))
+    return probe_here(step, batch, tokens)
+
+
+def probe_here(step: Callable, batch: tuple, tokens: int) -> dict:
+    """Measure one pass in this process; results as in `probe_in_subprocess`. On CUDA it runs twice, to compile."""
+    device = batch[0].device
+    is_cuda = device.type == "cuda"
+    _give_free_memory_back(device)
+    peak = cuda_peak if is_cuda else _kernel_peak if _can_reset_kernel_peak() else _sampled_peak
     try:
+        if is_cuda:
+            seconds_of(step, batch)
         with peak(device) as measured:
-            seconds = seconds_of(encoder, batch)
-    except RuntimeError as error:  # on a CPU that is all torch says
-        if "memory" not in str(error):
-            raise
-        return {"error": "out of memory"}
-    return {
-        "peak_memory_bytes_above_weights": measured["bytes"],
-        "method": measured["method"],
-        "seconds": seconds,
-        "tokens": tokens,
-    }
-
-
-@contextmanager
-def _cuda_peak(device: torch.device):
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    measured = {"method": "torch.cuda.max_memory_allocated"}
-    yield measured
-    measured["bytes"] = torch.cuda.max_memory_allocated(device) - before
+            seconds = seconds_of(step, batch)
+    except Exception as error:  # a kernel or compiler that fails on this shape; the others are still to be measured
+        failed = {"error": describe(error)}
+    else:
+        return {
+            "peak_memory_bytes_above_weights": measured["bytes"],
+            "method": measured["method"],
+            "seconds": seconds,
+            "tokens": tokens,
+        }
+    _give_free_memory_back(device)  # out of the except block, where the traceback holds tensors
+    return failed
 
 
 @contextmanager
@@ -134,8 +144,8 @@ def _sampled_peak(device: torch.device):
     measured["bytes"] = max(samples) - before
 
 
-def _give_free_memory_back():
-    gc.collect()
+def _give_free_memory_back(device: torch.device):
+    free_memory(device)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

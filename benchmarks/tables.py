@@ -7,12 +7,14 @@ A table stands between `<!-- begin table: NAME -->` and `<!-- end table: NAME --
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
 
 from ..atomic import write_whole
 from ..errors import UserError, run_verb
+from .goals import number
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY_FOLDER = "benchmarks/results"  # as the README links to it
@@ -49,20 +51,19 @@ def update(readme: Path, results: Path, write: bool = True) -> list[str]:
     """
     before = _read(readme)
     text, stale = before, []
-    for name, render in TABLES.items():
-        path = results / f"{name}.json"
-        if not path.is_file():
-            continue
-        try:
-            table = render(json.loads(_read(path)))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not a result of {name!r}: {error!r}; measure it again.") from error
-        updated = _replace(text, name, table, readme)
-        if updated != text:
-            stale.append(name)
-        text = updated
+    for pattern, render in TABLES.items():
+        for path in sorted(results.glob(f"{pattern}.json")):
+            try:
+                result = json.loads(_read(path))
+                table = f"{render(result)}\n\n{_origin(result['provenance'], path.stem)}{_unmeasured(result)}"
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path} is not a result of {path.stem!r}: {error!r}; measure it again.") from error
+            updated = _replace(text, path.stem, table, readme)
+            if updated != text:
+                stale.append(path.stem)
+            text = updated
     if write and text != before:
         write_whole(readme, text)
     return stale
@@ -85,15 +86,18 @@ def _replace(text: str, name: str, table: str, readme: Path) -> str:
     return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
-def encoder_cpu(result: dict) -> str:
+def encoder(result: dict) -> str:
     """Markdown for a result of `dnabert2 bench encoder`."""
-    rows = []
-    for row in result["results"]:
-        if row["status"] != "measured":
-            continue
+    rows = [x for x in result["results"] if x["status"] == "measured"]
+    # Results older than training steps do not name their direction.
+    directions = list(dict.fromkeys(x.get("direction", "forward") for x in rows))
+    titles = ["batch x tokens", "variant", "tokens/s (median)", "x published", "peak MiB above the weights"]
+    cells = []
+    for row in rows:
         ratio = row["ratio_to_published"]
-        rows.append(
+        cells.append(
             [
+                *([row["direction"]] if len(directions) > 1 else []),
                 row["shape"],
                 row["variant"],
                 f"{row['tokens_per_second']['p50']:,.0f}",
@@ -101,11 +105,82 @@ def encoder_cpu(result: dict) -> str:
                 f"{row['peak_memory_bytes_above_weights'] / 2**20:,.0f}",
             ]
         )
-    titles = ["batch x tokens", "variant", "tokens/s (median)", "x published", "peak MiB above the weights"]
-    table = _markdown(titles, "llrrr", rows)
-    reasons = dict.fromkeys(f"{x['variant']}: {x['reason']}" for x in result["results"] if x["status"] != "measured")
-    unmeasured = f" Not measured: {'; '.join(reasons)}." if reasons else ""
-    return f"{table}\n\n{_origin(result['provenance'], 'encoder-cpu')}{unmeasured}"
+    if len(directions) > 1:
+        titles = ["direction", *titles]
+    return _join(_goals(result), _markdown(titles, "l" * (len(titles) - 3) + "rrr", cells))
+
+
+def attention(result: dict, layouts=("equal",), directions=("forward", "backward")) -> str:
+    """Markdown for a result of `dnabert2 bench attention`: the goals, then TFLOP/s by variant and length."""
+    tables = [_goals(result)]
+    for direction, layout in itertools.product(directions, layouts):
+        # Of a checkpoint the layers together: the same FLOPs in each.
+        rows = [x for x in result["results"] if (x["direction"], x["layout"]) == (direction, layout)]
+        lengths = sorted({x["length"] for x in rows})
+        cells = [
+            [variant, *(_speed([x for x in rows if (x["variant"], x["length"]) == (variant, n)]) for n in lengths)]
+            for variant in dict.fromkeys(x["variant"] for x in rows)
+        ]
+        cells = [row for row in cells if any(row[1:])]
+        if cells:
+            titles = [f"{direction}, {layout}: TFLOP/s", *(f"{length:,}" for length in lengths)]
+            tables.append(_markdown(titles, "l" + "r" * len(lengths), cells))
+    return _join(*tables, *_skipped_shares(result))
+
+
+def report(result: dict) -> str:
+    """What a benchmark prints: its tables with every layout and direction, and what was not measured."""
+    if result["benchmark"] == "attention":
+        text = attention(result, result["layouts"], result["directions"])
+    else:
+        text = encoder(result)
+    return _join(text, "\n".join(f"{x}." for x in _reasons(result)))
+
+
+def _speed(rows: list[dict]) -> str:
+    """Median TFLOP/s of one variant, over all layers if there are several; nothing unless all were measured."""
+    if not rows or any(x["status"] != "measured" for x in rows):
+        return ""
+    return f"{len(rows) / sum(1 / x['tflops']['p50'] for x in rows):,.3g}"
+
+
+def _skipped_shares(result: dict) -> list[str]:
+    """A table of the share of query-key pairs that skipping leaves to compute, the mean over heads and layers."""
+    problems = [x for x in result["problems"] if x["layout"] == "equal"]
+    lengths = sorted({x["length"] for x in problems})
+    if not lengths:
+        return []
+    cells = []
+    for mode in ("exact", "fp32"):
+        shares = [[x["norms"]["computed_share"][mode] for x in problems if x["length"] == n] for n in lengths]
+        flat = [[share for heads in found for share in heads] for found in shares]
+        cells.append([mode, *(f"{100 * sum(found) / len(found):.3g}" for found in flat)])
+    return [_markdown(["% computed with skip=", *(f"{n:,}" for n in lengths)], "l" + "r" * len(lengths), cells)]
+
+
+def _goals(result: dict) -> str:
+    """A table of the goals that were measured; nothing if none was."""
+    cells = [
+        [x["goal"], f"{x['sense']} {number(x['target'])} {x['unit']}", number(x["measured"]), x["where"], x["status"]]
+        for x in result.get("goals", [])
+        if x["measured"] is not None
+    ]
+    return _markdown(["goal", "target", "measured", "at", "status"], "llrll", cells) if cells else ""
+
+
+def _unmeasured(result: dict) -> str:
+    reasons = _reasons(result)
+    return f" Not measured: {'; '.join(reasons)}." if reasons else ""
+
+
+def _reasons(result: dict) -> list[str]:
+    """Why what is not measured is not, each once; by length too where that matters."""
+    rows = [x for x in result.get("results", []) if x["status"] != "measured"]
+    return list(dict.fromkeys(f"{x['variant']}: {x['reason']}" for x in rows))
+
+
+def _join(*tables: str) -> str:
+    return "\n\n".join(table for table in tables if table)
 
 
 def demo(result: dict) -> str:
@@ -116,8 +191,7 @@ def demo(result: dict) -> str:
         f"{result['train_seconds']:,.0f}",
         *(f"{test[metric]:.3f}" for metric in ("matthews_correlation", "f1", "accuracy")),
     ]
-    table = _markdown(["parameters", "training, seconds", "test MCC", "test F1", "test accuracy"], "rrrrr", [row])
-    return f"{table}\n\n{_origin(result['provenance'], 'demo')}"
+    return _markdown(["parameters", "training, seconds", "test MCC", "test F1", "test accuracy"], "rrrrr", [row])
 
 
 def _markdown(titles: list[str], alignment: str, rows: list[list[str]]) -> str:
@@ -136,8 +210,8 @@ def _origin(provenance: dict, name: str) -> str:
     )
 
 
-# The name of a table is that of its markers and of its result file.
-TABLES = {"encoder-cpu": encoder_cpu, "demo": demo}
+# The name of a table is that of its markers and of its result file; a pattern stands for one of each device.
+TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo}
 
 
 if __name__ == "__main__":

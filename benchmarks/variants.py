@@ -4,20 +4,23 @@ import copy
 import importlib.util
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..bert_layers.attention import ATTENTION_FUNCTIONS
+from ..bert_layers.triton_backend import triton_or_fallback
 from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError
 from ..modeling_dnabert2 import DNABert2Model
 from ..precision import DTYPES, has_fast_bfloat16, has_fast_float16, resolve_dtype
 from .published import PublishedEncoder
+from .rivals import reason_without_triton
 
 PUBLISHED = "published"
+COMPILED = "compiled"
 
 
 @dataclass(frozen=True)
@@ -39,42 +42,70 @@ class Shape:
 
 @dataclass(frozen=True)
 class Variant:
-    """A backend in a precision; written "sdpa:float32", or "sdpa:auto" until `resolved` says what that is."""
+    """
+    A backend in a precision; written "sdpa:float32", or "sdpa:auto" until `resolved` says what that is.
+
+    "triton:bfloat16:compiled" has the layers' MLP and output projection go through `torch.compile`, which fuses what
+    is not a matrix product; attention is no part of that.
+    """
 
     backend: str
     dtype: str
+    is_compiled: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        backend, _, dtype = text.partition(":")
+        backend, _, rest = text.partition(":")
+        dtype, _, how = rest.partition(":")
         backends = [PUBLISHED, *ATTENTION_FUNCTIONS]
-        if backend not in backends or dtype not in (*DTYPES, "auto"):
+        is_known = backend in backends and dtype in (*DTYPES, "auto") and how in ("", COMPILED)
+        if not is_known or text.endswith(":"):
             raise UserError(
                 f"{text!r} is not a variant: write backend:precision, such as sdpa:float32, with a backend of "
-                f"{', '.join(backends)} and a precision of {', '.join(DTYPES)} or auto."
+                f"{', '.join(backends)} and a precision of {', '.join(DTYPES)} or auto, and perhaps :{COMPILED}."
             )
-        if backend == PUBLISHED and dtype != "float32":
-            raise UserError(f"{text!r} is not a variant: the published algorithm is here in float32 only.")
-        return cls(backend, dtype)
+        return cls(backend, dtype, how == COMPILED)
 
     def __str__(self) -> str:
-        return f"{self.backend}:{self.dtype}"
+        return f"{self.backend}:{self.dtype}" + f":{COMPILED}" * self.is_compiled
 
     def resolved(self, device: torch.device) -> "Variant":
         """The variant with "auto" replaced by what is fast on `device`."""
-        return Variant(self.backend, str(resolve_dtype(self.dtype, device)).removeprefix("torch."))
+        return replace(self, dtype=str(resolve_dtype(self.dtype, device)).removeprefix("torch."))
 
-    def reason_to_skip(self, device: torch.device, include_slow: bool) -> str | None:
+    @property
+    def model_backend(self) -> str:
+        """`attn_implementation` of the model that holds the weights."""
+        return "eager" if self.backend == PUBLISHED else self.backend
+
+    def reason_to_skip(
+        self, device: torch.device, include_slow: bool, direction: str = "forward", head_dim: int = 64
+    ) -> str | None:
         """Why this variant cannot or need not be measured on `device`; None if it is to be measured."""
         if self.backend == "flash_attention_2":
             if device.type != "cuda" or importlib.util.find_spec("flash_attn") is None:
                 return "flash_attention_2 needs a CUDA device and the flash-attn package"
             if self.dtype == "float32":
                 return "flash_attention_2 computes in half precision only"
+        if self.backend == "flex_attention" and device.type == "cpu" and direction == "training":
+            return "flex_attention has no backward on a CPU"
+        if self.backend == "triton":
+            reason = reason_without_triton(device)
+            # A model of this backend would compute with another, and its numbers would be called ours.
+            if reason is None and _falls_back(device, DTYPES[self.dtype], head_dim, direction):
+                reason = "the triton backend falls back to sdpa here, for the reason in its warning"
+            if reason is not None:
+                return reason
         fast = {"float32": lambda _: True, "bfloat16": has_fast_bfloat16, "float16": has_fast_float16}[self.dtype]
         if not include_slow and not fast(device):
             return f"this device has no {self.dtype} instructions; --include_slow measures their emulation"
         return None
+
+
+def _falls_back(device: torch.device, dtype: torch.dtype, head_dim: int, direction: str) -> bool:
+    # The device as tensors name it, which is what the model asks with.
+    device = torch.empty(0, device=device).device
+    return triton_or_fallback(device, dtype, head_dim, 0.0, direction == "training") != "triton"
 
 
 def load_config(path: Path | None) -> DNABert2Config:
@@ -99,7 +130,7 @@ def check_device(name: str) -> torch.device:
         raise UserError(f"{name!r} cannot be measured here: choose cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"{name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices.")
-    return device
+    return device if device.type == "cpu" else torch.device("cuda", device.index or 0)
 
 
 class LastHiddenState(nn.Module):
@@ -117,16 +148,12 @@ def build_encoders(
     config: DNABert2Config, variants: list[Variant], device: torch.device, seed: int
 ) -> dict[Variant, nn.Module]:
     """
-    One encoder a variant, all with the same random weights, held once a precision.
-
-    The weights' standard deviation is 0.02 at 768 wide, as in the published model, and scaled to any other width, so
-    that attention carries as much of the output there: with 0.02 in a narrow network a fault in it would go unseen.
+    One encoder a variant, all with the same random weights (`benchmark_config`), held once a precision.
 
     Returns:
         Modules that take (batch, length) ids and mask and give the last hidden state (batch, length, hidden).
     """
-    config = copy.deepcopy(config)
-    config.initializer_range = 0.02 * (768 / config.hidden_size) ** 0.5
+    config = benchmark_config(config)
     torch.manual_seed(seed)
     weights = {"float32": _build_model(config, "eager").to(device).state_dict()}
     encoders = {}
@@ -134,11 +161,31 @@ def build_encoders(
         if variant.dtype not in weights:
             dtype = DTYPES[variant.dtype]
             weights[variant.dtype] = {name: tensor.to(dtype) for name, tensor in weights["float32"].items()}
-        is_published = variant.backend == PUBLISHED
-        model = _build_model(config, "eager" if is_published else variant.backend).to(device)
+        model = _build_model(config, variant.model_backend).to(device)
         model.load_state_dict(weights[variant.dtype], assign=True)
-        encoders[variant] = PublishedEncoder(model) if is_published else LastHiddenState(model)
+        encoders[variant] = encoder_of(model, variant)
     return encoders
+
+
+def benchmark_config(config: DNABert2Config) -> DNABert2Config:
+    """
+    `config` for random weights of the right size.
+
+    Their standard deviation is 0.02 at 768 wide, as in the published model, and scaled to any other width, so that
+    attention carries as much of the output there: with 0.02 in a narrow network a fault in it would go unseen.
+    """
+    config = copy.deepcopy(config)
+    config.initializer_range = 0.02 * (768 / config.hidden_size) ** 0.5
+    return config
+
+
+def encoder_of(model: DNABert2Model, variant: Variant) -> nn.Module:
+    """`model` as a function of ids and mask, computing as `variant` says."""
+    if variant.is_compiled:
+        for layer in model.encoder.layer:
+            for module in (layer.mlp, layer.attention.output):
+                module.compile(dynamic=True)  # one graph for every length; torch gives up after eight
+    return PublishedEncoder(model) if variant.backend == PUBLISHED else LastHiddenState(model)
 
 
 def _build_model(config: DNABert2Config, backend: str) -> DNABert2Model:

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from dnabert2.benchmarks import encoder, main, measure, memory
+from dnabert2.benchmarks import encoder_rounds, main, measure, memory, steps, variants
 from dnabert2.benchmarks.variants import Shape, Variant, batch_of, draw_lengths, load_config
 from dnabert2.bert_layers import attention
 
@@ -51,7 +51,7 @@ def probes(monkeypatch):
         tokens = sum(draw_lengths(shape, settings["padding"], torch.Generator().manual_seed(settings["seed"])))
         return {"peak_memory_bytes_above_weights": 2**20, "method": "none", "seconds": 0.5, "tokens": tokens}
 
-    monkeypatch.setattr(encoder, "probe_in_subprocess", answer)
+    monkeypatch.setattr(encoder_rounds, "probe_in_subprocess", answer)
     return asked
 
 
@@ -127,7 +127,7 @@ def test_nothing_is_timed_when_a_variant_disagrees(monkeypatch, config_file, pro
         return fault(output), weights
 
     monkeypatch.setitem(attention.ATTENTION_FUNCTIONS, "sdpa", wrong)
-    monkeypatch.setattr(encoder, "time_rounds", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(encoder_rounds, "time_rounds", lambda *_: pytest.fail("timed"))
     assert bench(*OPTIONS, "--config", config_file, "--output", tmp_path / "result.json") == 1
     error = capsys.readouterr().err
     assert "nothing was timed" in error and "sdpa:float32 on the padded batch" in error
@@ -144,8 +144,10 @@ def test_nothing_is_timed_when_a_variant_disagrees(monkeypatch, config_file, pro
         (["--variants", "sdpa"], "'sdpa' is not a variant"),
         (["--variants", "sdp:float32"], "eager, sdpa"),
         (["--variants", "sdpa:float64"], "float32, bfloat16, float16 or auto"),
-        (["--variants", "published:auto"], "in float32 only"),
-        (["--variants", "published:bfloat16"], "in float32 only"),
+        (["--variants", "sdpa:float32:"], "'sdpa:float32:' is not a variant"),
+        (["--variants", "sdpa:float32:fast"], "perhaps :compiled"),
+        (["--directions", "backward"], "--directions takes forward, training"),
+        (["--variants", "flex_attention:float32", "--directions", "training", "--memory_shapes"], "no backward"),
         (["--variants", "sdpa:bfloat16", "--memory_shapes"], "nothing to measure"),
         (["--variants", "flash_attention_2:float16", "--memory_shapes"], "flash-attn package"),
         (["--repetitions", "0"], "--repetitions"),
@@ -212,7 +214,14 @@ def test_a_batch_has_pads_where_its_mask_says(config_file):
 
 def test_a_probe_in_a_process_of_its_own(config_file):
     found = memory.probe_in_subprocess(
-        Variant("eager", "float32"), Shape(1, 1024), config=config_file, device="cpu", padding=0.5, seed=0, threads=1
+        Variant("eager", "float32"),
+        Shape(1, 1024),
+        direction="forward",
+        config=config_file,
+        device="cpu",
+        padding=0.5,
+        seed=0,
+        threads=1,
     )
     # Two heads of float32 scores and their softmax are held at once; the weights are nothing beside them.
     scores = 2 * 1024 * 1024 * 4
@@ -225,7 +234,14 @@ def test_a_probe_that_is_killed_is_recorded(monkeypatch, config_file):
         returncode, stdout, stderr = -9, "", ""
 
     monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: Done)
-    settings = {"config": config_file, "device": "cpu", "padding": 0.0, "seed": 0, "threads": None}
+    settings = {
+        "direction": "forward",
+        "config": config_file,
+        "device": "cpu",
+        "padding": 0.0,
+        "seed": 0,
+        "threads": None,
+    }
     assert "signal 9" in memory.probe_in_subprocess(Variant("sdpa", "float32"), Shape(1, 8), **settings)["error"]
     Done.returncode, Done.stderr = 1, "Traceback: defect"
     with pytest.raises(RuntimeError, match="defect"):
@@ -253,3 +269,101 @@ def test_auto_is_what_the_device_is_fast_in(monkeypatch, config_file, probes, tm
     assert [row["variant"] for row in json.loads(output.read_text())["results"]] == ["sdpa:float32"]
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert variant.resolved(device) == Variant("sdpa", "bfloat16")
+
+
+def test_training_steps_are_gated_and_timed(config_file, probes, tmp_path):
+    output = tmp_path / "result.json"
+    names = ["--variants", "published:float32", "published:bfloat16", "sdpa:float32", "flex_attention:float32"]
+    more = ["--shapes", "2x24", "--memory_shapes", "1x16", "--memory_variants", "sdpa:float32", "--repetitions", "2"]
+    directions = ["--directions", "training", "forward", "--include_slow"]
+    assert bench(*names, *more, *directions, "--config", config_file, "--output", output) == 0
+    result = json.loads(output.read_text())
+    assert result["directions"] == ["training", "forward"] and result["complete"]
+    rows = {(x["direction"], x["shape"], x["variant"]): x for x in result["results"]}
+    assert len(rows) == len(result["results"]) == 2 * (4 + 1)
+    flex = rows["training", "2x24", "flex_attention:float32"]
+    assert (flex["status"], flex["reason"]) == ("skipped", "flex_attention has no backward on a CPU")
+    del rows["training", "2x24", "flex_attention:float32"]
+    assert all(x["status"] == "measured" and x["tokens"] for x in rows.values())
+    # A ratio is to the published algorithm in the same precision.
+    assert rows["training", "2x24", "published:bfloat16"]["published"] == "published:bfloat16"
+    assert rows["training", "2x24", "published:bfloat16"]["ratio_to_published"] == 1
+    assert rows["forward", "2x24", "sdpa:float32"]["published"] == "published:float32"
+    gradients = [x for x in result["gate"] if x["direction"] == "training"]
+    assert {x["variant"] for x in gradients} == {"published:float32", "published:bfloat16", "sdpa:float32"}
+    for x in gradients:
+        assert x["relative_error"] <= x["bound"] and (x["bound"] == 1e-4) == ("float32" in x["variant"])
+
+
+def test_wrong_gradients_are_not_timed(monkeypatch, config_file, probes, capsys):
+    right = attention.ATTENTION_FUNCTIONS["sdpa"]
+
+    def wrong(q, *more, **options):
+        output, weights = right(q, *more, **options)
+        return output + 1e-2 * (q - q.detach()), weights
+
+    monkeypatch.setitem(attention.ATTENTION_FUNCTIONS, "sdpa", wrong)
+    more = ["--shapes", "1x16", "--memory_shapes", "--repetitions", "1", "--config", config_file]
+    names = ["published:float32", "sdpa:float32"]
+    assert bench(*more, "--variants", *names) == 0  # the forward pass is right
+    capsys.readouterr()
+    assert bench(*more, "--variants", *names, "--directions", "forward", "training") == 1
+    error = capsys.readouterr().err
+    assert "the gradients of eager:float32: sdpa:float32 on the padded batch" in error
+    assert probes == [f"1x16 {name}" for name in names]  # of the first run
+
+
+def test_a_step_trains_and_leaves_no_gradients(config_file):
+    config, device = load_config(config_file), torch.device("cpu")
+    variant = Variant("sdpa", "float32")
+    step = steps.build_steps("training", config, [variant], device, seed=0)[variant]
+    batch, tokens = steps.batch_for("training", config, Shape(4, 32), 0.25, device, seed=0)
+    ids, mask, labels = batch
+    assert tokens == mask.sum() and ((labels == ids) | (labels == -100)).all()
+    assert (mask[labels != -100] == 1).all() and 1 <= (labels != -100).sum() <= 0.4 * tokens
+    before = [x.detach().clone() for x in step.model.parameters()]
+    with torch.inference_mode():  # as it is timed
+        step(*batch)
+    assert any(not torch.equal(x, y) for x, y in zip(before, step.model.parameters(), strict=True))
+    assert all(x.grad is None for x in step.model.parameters())
+    assert step.gradient(batch).shape == (sum(x.numel() for x in before),)
+
+
+def test_a_backend_that_does_not_run_here_is_recorded(monkeypatch, config_file, probes, tmp_path):
+    def broken(*_, **__):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setitem(attention.ATTENTION_FUNCTIONS, "sdpa", broken)
+    output = tmp_path / "result.json"
+    more = ["--shapes", "2x16", "--memory_shapes", "--repetitions", "1", "--config", config_file, "--output", output]
+    assert bench(*more, "--variants", "published:float32", "sdpa:float32") == 0
+    rows = {x["variant"]: x for x in json.loads(output.read_text())["results"]}
+    assert rows["published:float32"]["status"] == "measured" and rows["sdpa:float32"]["status"] == "failed"
+    assert "failed in the correctness gate: RuntimeError: no kernel image" in rows["sdpa:float32"]["reason"]
+
+
+def test_triton_is_never_another_backend_in_disguise(monkeypatch):
+    variant, cpu = Variant("triton", "float32"), torch.device("cpu")
+    monkeypatch.setattr(variants, "reason_without_triton", lambda device: "no GPU")
+    assert variant.reason_to_skip(cpu, True) == "no GPU"
+    monkeypatch.setattr(variants, "reason_without_triton", lambda device: None)
+    asked = []
+
+    def falls_back(*question):
+        asked.append(question)
+        return "sdpa"
+
+    monkeypatch.setattr(variants, "triton_or_fallback", falls_back)
+    assert "falls back to sdpa" in variant.reason_to_skip(cpu, True, "training", 32)
+    assert asked == [(cpu, torch.float32, 32, 0.0, True)]
+    monkeypatch.setattr(variants, "triton_or_fallback", lambda *_: "triton")
+    assert variant.reason_to_skip(cpu, True) is None
+
+
+def test_compiled_variants_compile_what_is_around_attention(monkeypatch, config_file):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how)))
+    variant = Variant.parse("sdpa:float32:compiled")
+    assert str(variant) == "sdpa:float32:compiled" and variant.is_compiled
+    variants.build_encoders(load_config(config_file), [variant], torch.device("cpu"), seed=0)
+    assert compiled == [("DNABert2MLP", {"dynamic": True}), ("DNABert2SelfOutput", {"dynamic": True})] * 2

@@ -48,6 +48,51 @@ end
 """
 
 
+GOAL = {
+    "goal": "forward",
+    "sense": "at least",
+    "target": 380,
+    "unit": "TFLOP/s",
+    "measured": 412.34,
+    "where": "2,048 tokens, equal",
+    "status": "met",
+}
+
+
+def attention_row(variant, length, tflops, direction="forward", layout="equal"):
+    is_measured = tflops is not None
+    return {
+        "variant": variant,
+        "length": length,
+        "direction": direction,
+        "layout": layout,
+        "status": "measured" if is_measured else "failed",
+        "reason": None if is_measured else "out of memory",
+        "tflops": {"p50": tflops} if is_measured else None,
+    }
+
+
+ATTENTION = {
+    "benchmark": "attention",
+    "layouts": ["equal", "mixed"],
+    "directions": ["forward", "both"],
+    "goals": [GOAL, GOAL | {"goal": "backward", "measured": None, "where": None, "status": "not measured"}],
+    "results": [
+        attention_row("triton", 512, 300.04),
+        attention_row("triton", 32768, 412.34),
+        attention_row("published", 512, 40.0),
+        attention_row("published", 32768, None),
+        attention_row("triton", 512, 111.0, layout="mixed"),
+        attention_row("triton", 512, 222.0, direction="both"),
+        attention_row("flex_alibi", 512, None),
+    ],
+    "problems": [
+        {"layout": "equal", "length": 512, "norms": {"computed_share": {"exact": [1.0, 0.5], "fp32": [0.5, 0.25]}}},
+    ],
+    "provenance": PROVENANCE,
+}
+
+
 @pytest.fixture
 def page(tmp_path):
     """A README and a folder of results, as options."""
@@ -145,3 +190,37 @@ def test_the_readme_of_this_repository_is_up_to_date():
     if not (Path(tables.ROOT) / "README.md").is_file():
         pytest.skip("there is no README.md yet")
     assert tables.main(["--check"]) == 0
+
+
+def test_attention_has_goals_and_a_table_a_direction(page, capsys):
+    (page / "results" / "attention-h200.json").write_text(json.dumps(ATTENTION))
+    assert run(page) == 2  # it has no place yet
+    assert "<!-- begin table: attention-h200 -->" in capsys.readouterr().err
+    with open(page / "README.md", "a") as handle:
+        handle.write("<!-- begin table: attention-h200 -->\n<!-- end table: attention-h200 -->\n")
+    assert run(page) == 0
+    lines = (page / "README.md").read_text().splitlines()
+    assert "| forward | at least 380 TFLOP/s | 412 | 2,048 tokens, equal | met |" in lines
+    assert not any("not measured |" in line for line in lines)
+    begin = lines.index("| forward, equal: TFLOP/s | 512 | 32,768 |")
+    assert lines[begin + 2 : begin + 5] == ["| triton | 300 | 412 |", "| published | 40 |  |", ""]
+    assert "| fp32 | 37.5 |" in lines
+    assert not any("111" in line or "222" in line for line in lines)  # on the terminal only
+    assert any("Not measured: published: out of memory; flex_alibi: out of memory." in line for line in lines)
+    assert run(page, "--check") == 0
+    shown = tables.report(ATTENTION)
+    assert "| triton | 111 |" in shown and "| triton | 222 |" in shown and "flex_alibi: out of memory." in shown
+
+
+def test_layers_of_a_checkpoint_are_one_number():
+    """The same FLOPs at 100 and at 300 TFLOP/s take as long as both at 150."""
+    rows = [attention_row("triton", 512, speed) | {"source": f"layer {i}"} for i, speed in enumerate((100.0, 300.0))]
+    assert "| triton | 150 |" in tables.attention(ATTENTION | {"results": rows, "goals": []})
+    rows[1] = attention_row("triton", 512, None)
+    assert "triton" not in tables.attention(ATTENTION | {"results": rows, "goals": []})
+
+
+def test_an_encoder_result_with_training_steps_says_so():
+    rows = [MEASURED | {"direction": direction} for direction in ("forward", "training")]
+    shown = tables.encoder(ENCODER | {"results": rows, "goals": [GOAL]})
+    assert "| training | 1x512 | sdpa:float32 | 1,234 | 1.26 | 3 |" in shown and "| 412 |" in shown

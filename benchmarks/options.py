@@ -1,0 +1,160 @@
+"""Command-line options of the benchmarks. No torch here: `--help` answers at once.
+
+What suits a CPU would not fill a GPU, so some defaults depend on the device; they are None until `fill_in`.
+"""
+
+import argparse
+from pathlib import Path
+
+SHAPES = {"metavar": "SEQUENCESxTOKENS"}
+VARIANTS = {"metavar": "BACKEND:PRECISION[:compiled]"}
+
+ENCODER_DEFAULTS = {
+    "cpu": {
+        "shapes": ["1x512", "8x512", "1x2048"],
+        "variants": ["published:float32", "eager:float32", "sdpa:float32", "sdpa:bfloat16"],
+        "directions": ["forward"],
+        "repetitions": 5,
+        "warmup": 1,
+        "seconds": None,
+        "memory_shapes": ["1x8192"],
+        "memory_variants": ["sdpa:float32", "sdpa:bfloat16"],
+    },
+    "cuda": {
+        "shapes": ["128x512", "32x2048", "1x32768"],
+        "variants": [
+            f"{backend}:bfloat16" for backend in ("published", "sdpa", "flex_attention", "flash_attention_2", "triton")
+        ]
+        + ["triton:bfloat16:compiled"],
+        "directions": ["forward", "training"],
+        "repetitions": 10,
+        "warmup": 3,
+        "seconds": 10.0,
+        "memory_shapes": ["1x65536", "1x131072"],
+        "memory_variants": ["triton:bfloat16"],
+    },
+}
+
+ATTENTION_VARIANTS = [
+    *("triton", "triton_exact", "triton_fp32", "triton_no_bias"),
+    *("sdpa_flash", "sdpa_cudnn", "flash_varlen"),
+    *("sdpa_bias_efficient", "sdpa_bias_cudnn", "flex_alibi", "flash_attn_alibi", "published"),
+]
+ATTENTION_DEFAULTS = {
+    "cpu": {
+        "lengths": [512],
+        "tokens": 512,
+        "dtype": "float32",
+        "repetitions": 3,
+        "warmup": 1,
+        "seconds": None,
+    },
+    "cuda": {
+        "lengths": [512, 1024, 2048, 4096, 8192, 16384, 32768],
+        "tokens": 32768,
+        "dtype": "bfloat16",
+        "repetitions": 15,
+        "warmup": 3,
+        "seconds": 10.0,
+    },
+}
+
+
+def fill_in(options: argparse.Namespace, defaults: dict):
+    """Set the options that were not given to what suits the device."""
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, save None: that is said in words, or decided by the device."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _by_device(defaults: dict, name: str) -> str:
+    def shown(value):
+        return " ".join(map(str, value)) if isinstance(value, list) else "no limit" if value is None else str(value)
+
+    return f" (default: {shown(defaults['cpu'][name])}; on CUDA {shown(defaults['cuda'][name])})"
+
+
+def add_encoder_options(parser: argparse.ArgumentParser):
+    """Options of `bench encoder`."""
+
+    def add(flag, text, **more):
+        by_device = flag.removeprefix("--") in ENCODER_DEFAULTS["cpu"]
+        parser.add_argument(flag, help=text + (_by_device(ENCODER_DEFAULTS, flag[2:]) if by_device else ""), **more)
+
+    add("--shapes", "batches to time", nargs="+", **SHAPES)
+    add(
+        "--variants",
+        "what to time; a precision that the device lacks is skipped, and recorded as skipped; compiled: MLPs and "
+        "output projections through torch.compile",
+        nargs="+",
+        **VARIANTS,
+    )
+    add(
+        "--directions",
+        "forward, training or both; training is a step of masked-LM: forward, backward and AdamW, half precision as "
+        "autocast over float32 weights",
+        nargs="+",
+        metavar="DIRECTION",
+    )
+    add("--include_slow", "measure precisions that the device has to emulate too", action="store_true")
+    add("--repetitions", "rounds a shape; each runs every variant once", type=int)
+    add("--warmup", "unmeasured rounds a shape", type=int)
+    add("--seconds", "rounds of a shape end after so many seconds, but there are three at least", type=float)
+    add(
+        "--memory_shapes",
+        "long batches, of which only the peak memory and the time of one pass are measured",
+        nargs="*",
+        **SHAPES,
+    )
+    add("--memory_variants", "what to run them with", nargs="*", **VARIANTS)
+    add("--device", "cpu, cuda or cuda:N", default="cpu")
+    add("--threads", "CPU threads; torch's choice if not given", type=int)
+    add("--padding", "share of a batch that is pads, 0 to 1; tokens/s counts the rest", type=float, default=0.0)
+    add("--config", "JSON configuration of the network; DNABERT-2-117M's if not given", type=Path)
+    add("--seed", "of weights, ids and lengths", type=int, default=0)
+    add("--output", "JSON file to write; a table is printed in any case", type=Path)
+
+
+def add_attention_options(parser: argparse.ArgumentParser):
+    """Options of `bench attention`."""
+
+    def add(flag, text, **more):
+        by_device = flag.removeprefix("--") in ATTENTION_DEFAULTS["cpu"]
+        parser.add_argument(flag, help=text + (_by_device(ATTENTION_DEFAULTS, flag[2:]) if by_device else ""), **more)
+
+    add("--device", "cpu, cuda or cuda:N (default: cuda if there is one)")
+    add("--lengths", "tokens of a sequence", nargs="+", type=int)
+    add("--tokens", "tokens of a batch; it holds tokens / length sequences, at least one", type=int)
+    add("--layouts", "equal: all of one length; mixed: from half of it up", nargs="+", default=["equal", "mixed"])
+    add(
+        "--directions",
+        "forward, backward, or both in one",
+        nargs="+",
+        default=["forward", "backward", "both"],
+        metavar="DIRECTION",
+    )
+    add("--variants", "what to time", nargs="+", default=ATTENTION_VARIANTS, metavar="VARIANT")
+    add("--heads", "attention heads", type=int, default=12)
+    add("--head_dim", "dimensions of a head", type=int, default=64)
+    add("--dtype", "float32, bfloat16 or float16")
+    add(
+        "--score_std",
+        "standard deviation of the scores q.k / sqrt(head_dim) of random inputs; the norms of q and k decide how much "
+        "can be skipped",
+        type=float,
+        default=1.0,
+    )
+    add("--model", "take q, k and v from every layer of this checkpoint instead of drawing them")
+    add("--input", "FASTA file, or table with sequence and label, to run the checkpoint on", type=Path)
+    add("--repetitions", "rounds; each runs every variant once", type=int)
+    add("--warmup", "unmeasured rounds", type=int)
+    add("--seconds", "rounds of a length end after so many seconds, but there are three at least", type=float)
+    add("--seed", "of inputs and lengths", type=int, default=0)
+    add("--output", "JSON file to write; tables are printed in any case", type=Path)
