@@ -1,10 +1,10 @@
 """The Triton kernels of attention with symmetric ALiBi: forward, backward in two halves, backward in one block.
 
-`flash_alibi.py` launches them; the maths is in README.md. A program computes a tile of one head of one sequence. Scores
-are in units of log2 (times scale * log2(e)), so that exp2 gives the weights. The *home* of a tile is the stretch of
-TILE positions it lies in. Its blocks are visited first, with |i - j| written out, and with them the sequence's last
-block if that is not full; then the *outer* blocks left and right of home in one loop, where the bias is a vector along
-the row plus a vector along the column and nothing reaches beyond the sequence.
+`flash_alibi.py` launches them; the maths is in README.md. A program computes a tile of one head of one sequence.
+Scores are in units of log2 (times scale * log2(e)), so that exp2 gives the weights. The *home* of a tile is the
+stretch of TILE positions it lies in. Its blocks are visited first, with |i - j| written out, and with them the
+sequence's last block if that is not full; then the *outer* blocks left and right of home in one loop, where the bias
+is a vector along the row plus a vector along the column and nothing reaches beyond the sequence.
 
 Prefixes: `i_` index, `o_` offsets, `b_` block of values, `p_` pointer, `m_` mask. Rows of q, k, v and of the gradients
 have a stride a token and a stride a head; dimensions are contiguous. Addresses are 64-bit from the row on.
@@ -59,11 +59,10 @@ def load_slope(p_slopes, i_head):
 
 
 @triton.jit
-def home_bias(row, column, m_c, slope, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """-slope * |i - j| written out, -inf where not `m_c`."""  # [ROWS, COLUMNS]
-    o_r, o_c = tl.arange(0, ROWS).to(tl.float32), tl.arange(0, COLUMNS).to(tl.float32)
-    o_c = tl.where(m_c, o_c, float("inf"))
-    return -slope * tl.abs((o_r + (row - column).to(tl.float32))[:, None] - o_c[None, :])
+def home_bias(row, column, b_c, slope, ROWS: tl.constexpr):
+    """-slope * |i - j| written out; `b_c` counts the columns, see `real_columns`."""  # [ROWS, COLUMNS]
+    b_r = tl.arange(0, ROWS).to(tl.float32) + (row - column).to(tl.float32)
+    return -slope * tl.abs(b_r[:, None] - b_c[None, :])
 
 
 @triton.jit
@@ -104,25 +103,30 @@ def outer_block(i_block, first, low, row, slope, ROWS: tl.constexpr, BLOCK: tl.c
 
 
 @triton.jit
-def real_columns(p_mask, start, column, length, BLOCK: tl.constexpr, HAS_MASK: tl.constexpr):
-    """Which positions of a block are tokens of the sequence, and no pads."""  # [BLOCK]
-    o_c = tl.arange(0, BLOCK)
-    m_c = o_c < length - column
-    if HAS_MASK:
-        m_c = tl.load(p_mask + start + column + o_c, mask=m_c, other=0) != 0
-    return m_c
+def load_mask(p, m):
+    # The maximum of one value: otherwise Triton sees bytes behind the operand of the second product, takes the product
+    # for one of 8-bit values and shuffles the operand into their layout.
+    return tl.max(tl.load(p, mask=m).to(tl.int32)[:, None], 1) != 0
 
 
 @triton.jit
-def softmax_step(b_x, b_r, b_max, b_sum, HAS_MASK: tl.constexpr):
+def real_columns(p_mask, start, column, length, BLOCK: tl.constexpr, HAS_MASK: tl.constexpr):
+    """Columns of a block counted from 0, infinite where there is no token of the sequence, or a pad."""  # [BLOCK]
+    # Compared as float32, which is at hand anyway: a second vector of integers would cost registers.
+    o_c = tl.arange(0, BLOCK)
+    b_c = o_c.to(tl.float32)
+    m_c = b_c < (length - column).to(tl.float32)
+    if HAS_MASK:
+        m_c = m_c & load_mask(p_mask + start + column + o_c, m_c)
+    return tl.where(m_c, b_c, float("inf"))
+
+
+@triton.jit
+def softmax_step(b_x, b_r, b_max, b_sum):
     """One step of the online softmax over scores `b_x - b_r[:, None]`: weights, rescaling, new maximum and sum."""
     b_new = tl.maximum(b_max, tl.max(b_x, 1) - b_r)
-    if HAS_MASK:  # a row that has met no real key yet
-        b_safe = tl.where(b_new == -float("inf"), 0.0, b_new)
-    else:
-        b_safe = b_new
-    b_p = tl.exp2(b_x - (b_safe + b_r)[:, None])
-    b_alpha = tl.exp2(b_max - b_safe)
+    b_p = tl.exp2(b_x - (b_new + b_r)[:, None])
+    b_alpha = tl.exp2(b_max - b_new)
     return b_p, b_alpha, b_new, b_sum * b_alpha + tl.sum(b_p, 1)
 
 
@@ -162,7 +166,8 @@ def forward_kernel(
     p_k += start * stride_k + i_head * stride_kh
     p_v += start * stride_v + i_head * stride_vh
     b_q = load_rows(p_q, row, length, stride_q, BLOCK_M, DIM, BLOCK_D)
-    b_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    # Finite, so that a row that has met no real key yet has weights of zero, and not of NaN.
+    b_max = tl.full([BLOCK_M], -3e38, tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
@@ -170,9 +175,9 @@ def forward_kernel(
         column = home_block(i_block, first, length, BLOCK_N)
         b_k = load_rows(p_k, column, length, stride_k, BLOCK_N, DIM, BLOCK_D)
         b_x = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
-        m_n = real_columns(p_mask, start, column, length, BLOCK_N, HAS_MASK)
-        b_x += home_bias(row, column, m_n, slope, BLOCK_M, BLOCK_N)
-        b_p, b_alpha, b_max, b_sum = softmax_step(b_x, tl.zeros_like(b_max), b_max, b_sum, HAS_MASK)
+        b_c = real_columns(p_mask, start, column, length, BLOCK_N, HAS_MASK)
+        b_x += home_bias(row, column, b_c, slope, BLOCK_M)
+        b_p, b_alpha, b_max, b_sum = softmax_step(b_x, tl.zeros_like(b_max), b_max, b_sum)
         b_v = load_rows(p_v, column, length, stride_v, BLOCK_N, DIM, BLOCK_D)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_alpha[:, None], input_precision=PRECISION)
 
@@ -180,9 +185,9 @@ def forward_kernel(
         column, b_c, b_r = outer_block(i_block, first, low, row, slope, BLOCK_M, BLOCK_N)
         b_k = load_full_rows(p_k, column, stride_k, BLOCK_N, DIM, BLOCK_D)
         if HAS_MASK:
-            b_c = tl.where(real_columns(p_mask, start, column, length, BLOCK_N, HAS_MASK), b_c, -float("inf"))
+            b_c = tl.where(load_mask(p_mask + start + column + tl.arange(0, BLOCK_N), None), b_c, -float("inf"))
         b_x = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale + b_c[None, :]
-        b_p, b_alpha, b_max, b_sum = softmax_step(b_x, b_r, b_max, b_sum, HAS_MASK)
+        b_p, b_alpha, b_max, b_sum = softmax_step(b_x, b_r, b_max, b_sum)
         b_v = load_full_rows(p_v, column, stride_v, BLOCK_N, DIM, BLOCK_D)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_alpha[:, None], input_precision=PRECISION)
 
@@ -233,8 +238,8 @@ def query_gradient_kernel(
         b_k = load_rows(p_k, column, length, stride_k, BLOCK_N, DIM, BLOCK_D)
         b_v = load_rows(p_v, column, length, stride_v, BLOCK_N, DIM, BLOCK_D)
         b_x = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * log_scale
-        m_n = real_columns(p_mask, start, column, length, BLOCK_N, HAS_MASK)
-        b_x += home_bias(row, column, m_n, slope, BLOCK_M, BLOCK_N)
+        b_c = real_columns(p_mask, start, column, length, BLOCK_N, HAS_MASK)
+        b_x += home_bias(row, column, b_c, slope, BLOCK_M)
         b_p = tl.exp2(b_x - b_lse[:, None])
         b_dp = tl.dot(b_g, tl.trans(b_v), input_precision=PRECISION)
         b_ds = b_p * (b_dp - b_delta[:, None])
@@ -245,7 +250,7 @@ def query_gradient_kernel(
         b_k = load_full_rows(p_k, column, stride_k, BLOCK_N, DIM, BLOCK_D)
         b_v = load_full_rows(p_v, column, stride_v, BLOCK_N, DIM, BLOCK_D)
         if HAS_MASK:
-            b_c = tl.where(real_columns(p_mask, start, column, length, BLOCK_N, HAS_MASK), b_c, -float("inf"))
+            b_c = tl.where(load_mask(p_mask + start + column + tl.arange(0, BLOCK_N), None), b_c, -float("inf"))
         b_x = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * log_scale + b_c[None, :]
         b_p = tl.exp2(b_x - (b_lse + b_r)[:, None])
         b_dp = tl.dot(b_g, tl.trans(b_v), input_precision=PRECISION)
@@ -292,7 +297,8 @@ def key_gradient_kernel(
         b_lse = tl.load(p_lse + column + o_m, mask=m_m, other=0.0)
         b_delta = tl.load(p_delta + column + o_m, mask=m_m, other=0.0)
         b_x = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * log_scale
-        b_p = tl.exp2(b_x + home_bias(row, column, m_m, slope, BLOCK_N, BLOCK_M) - b_lse[None, :])
+        b_c = real_columns(p_mask, start, column, length, BLOCK_M, False)
+        b_p = tl.exp2(b_x + home_bias(row, column, b_c, slope, BLOCK_N) - b_lse[None, :])
         b_dv = tl.dot(b_p.to(b_g.dtype), b_g, b_dv, input_precision=PRECISION)
         b_dp = tl.dot(b_v, tl.trans(b_g), input_precision=PRECISION)
         b_ds = b_p * (b_dp - b_delta[None, :])
@@ -312,9 +318,9 @@ def key_gradient_kernel(
         b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
 
     if HAS_MASK:  # a pad has no weight in any row
-        m_n = real_columns(p_mask, start, row, length, BLOCK_N, HAS_MASK)
-        b_dk = tl.where(m_n[:, None], b_dk, 0.0)
-        b_dv = tl.where(m_n[:, None], b_dv, 0.0)
+        is_pad = real_columns(p_mask, start, row, length, BLOCK_N, HAS_MASK) == float("inf")
+        b_dk = tl.where(is_pad[:, None], 0.0, b_dk)
+        b_dv = tl.where(is_pad[:, None], 0.0, b_dv)
     offset = (start * tl.num_programs(1) + i_head) * DIM
     stride = tl.num_programs(1) * DIM
     store_rows(p_dk + offset, b_dk * scale, row, length, stride, BLOCK_N, DIM, BLOCK_D)
@@ -341,8 +347,8 @@ def block_gradient_kernel(
     b_v = load_rows(p_v + start * stride_v + i_head * stride_vh, first, length, stride_v, BLOCK_N, DIM, BLOCK_D)
     b_lse = tl.load(p_lse + i_head.to(tl.int64) * rows + start + o_m, mask=o_m < length, other=float("inf"))
     b_x = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * LOG2E)
-    m_n = real_columns(p_mask, start, first, length, BLOCK_N, HAS_MASK)
-    b_x += home_bias(first, first, m_n, slope, BLOCK_M, BLOCK_N)
+    b_c = real_columns(p_mask, start, first, length, BLOCK_N, HAS_MASK)
+    b_x += home_bias(first, first, b_c, slope, BLOCK_M)
     b_p = tl.exp2(b_x - b_lse[:, None])
     offset = (start * tl.num_programs(1) + i_head) * DIM
     stride = tl.num_programs(1) * DIM

@@ -23,6 +23,7 @@ from .alibi import alibi_bias, flipped_alibi_bias
 from .flex import flex_attention
 from .triton_backend import triton_attention
 from .unpadding import SequenceLayout
+from .windows import takes_windows, windowed_attention
 
 # Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
 BIAS_BUDGET = 2**24
@@ -51,11 +52,12 @@ def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0
     short.
 
     On a CPU the bias is a view of O(length) memory (`flipped_alibi_bias`), so queries and outputs are reversed around
-    the call; elsewhere, and under a mask, it is built for a slab of query rows at a time.
+    the call, and from `windows.WINDOWS_FROM` tokens on, keys that weigh nothing are left out (`windowed_attention`).
+    Elsewhere, and under a mask, the bias is built for a slab of query rows at a time.
     """
     if not layout.is_packed:
         return _sdpa_padded(q, k, v, slopes, layout.mask, dropout), None
-    if len(set(layout.lengths)) == 1:
+    if len(set(layout.lengths)) == 1 and not takes_windows(q, layout.max_seqlen, dropout):
         shape = (layout.batch_size, layout.lengths[0])
         output = _sdpa_padded(*(x.unflatten(0, shape) for x in (q, k, v)), slopes, None, dropout)
         return output.flatten(0, 1), None
@@ -63,7 +65,14 @@ def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0
         q, k, v = (layout.scatter(x) for x in (q, k, v))
         return layout.gather(_sdpa_padded(q, k, v, slopes, layout.mask, dropout)), None
     pieces = zip(*(x.split(layout.lengths) for x in (q, k, v)), strict=True)
-    return torch.cat([_sdpa_padded(*(x[None] for x in piece), slopes, None, dropout)[0] for piece in pieces]), None
+    return torch.cat([_sdpa_sequence(*piece, slopes, dropout) for piece in pieces]), None
+
+
+def _sdpa_sequence(q, k, v, slopes, dropout):
+    output = windowed_attention(q, k, v, slopes) if takes_windows(q, len(q), dropout) else None
+    if output is None:
+        output = _sdpa_padded(*(x[None] for x in (q, k, v)), slopes, None, dropout)[0]
+    return output
 
 
 def _sdpa_padded(q, k, v, slopes, mask, dropout):

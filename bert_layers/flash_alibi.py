@@ -1,10 +1,10 @@
-"""FlashAttention with symmetric ALiBi over unpadded batches, in Triton; far key blocks that weigh nothing are left out.
+"""FlashAttention with symmetric ALiBi over unpadded batches, in Triton; far key blocks that weigh nothing are skipped.
 
     from dnabert2.bert_layers.flash_alibi import alibi_attention
     output = alibi_attention(q, k, v, slopes, cu_seqlens, max_seqlen, skip="fp32")     # differentiable
 
-Needs Triton and a GPU; without a GPU, TRITON_INTERPRET=1 set before the import runs the kernels on the CPU, slowly. The
-readable twin is `alibi.alibi_attention_reference`, the maths in README.md, the kernels in `alibi_kernels.py` and
+Needs Triton and a GPU; without a GPU, TRITON_INTERPRET=1 set before the import runs the kernels on the CPU, slowly.
+The readable twin is `alibi.alibi_attention_reference`, the maths in README.md, the kernels in `alibi_kernels.py` and
 `span_kernels.py`. Method: FlashAttention-2 (Dao, 2023); the skipping is this project's.
 """
 
@@ -15,7 +15,7 @@ import torch
 from transformers.utils import is_triton_available
 
 from .alibi_kernels import block_gradient_kernel, forward_kernel, key_gradient_kernel, query_gradient_kernel
-from .kernel_configs import ONE_BLOCK, gpu_architecture, kernel_config
+from .kernel_configs import gpu_architecture, kernel_config, one_block
 from .skipping import BUDGET, KEY_BLOCK, LEAST_EXPONENT, SLACK, SLACK_TF32, TILE, check_skip
 from .span_kernels import bound_kernel, plan_kernel, span_kernel, transpose_kernel
 
@@ -134,7 +134,7 @@ def _check(q, k, v, slopes, cu_seqlens):
 
 
 def _launch(kernel, q, mask, plan, max_seqlen, arguments, *, tile=None, **constants):
-    """One of the attention kernels on every tile and head; `tile` names the block a program computes, if not a tile."""
+    """One of the attention kernels on every tile and head; `tile` names the block of a program, if not a tile."""
     constants |= _constants(q, mask)
     name = kernel.fn.__name__.removesuffix("_kernel")
     config = kernel_config(name, gpu_architecture(q.device), constants["BLOCK_D"], q.element_size(), max_seqlen)
@@ -288,7 +288,7 @@ def _backward_op(
     masked = tiles if mask is None else mask
     sizes = (q.shape[0], tiles.shape[0])
     common = (q, mask, plan, max_seqlen)
-    if max_seqlen <= ONE_BLOCK:
+    if max_seqlen <= one_block(gpu_architecture(q.device), _constants(q, mask)["BLOCK_D"], q.element_size()):
         arguments = (q, k, v, grad, lse, dq, dk, dv, slopes, tiles, masked, scale, *_strides(q, k, v, grad), *sizes)
         _launch(block_gradient_kernel, *common, arguments)
         return dq, dk, dv

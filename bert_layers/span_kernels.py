@@ -1,7 +1,7 @@
 """Triton kernels of what is known before attention: the plan of a batch, and the bound that lets it skip far blocks.
 
-Notation as in `alibi_kernels.py`. Key blocks of KEY_BLOCK positions are judged for a whole tile of queries; the readable
-form of that is `skipping.py`.
+Notation as in `alibi_kernels.py`. Key blocks of KEY_BLOCK positions are judged for a whole tile of queries; the
+readable form of that is `skipping.py`.
 """
 
 from transformers.utils import is_triton_available
@@ -14,6 +14,10 @@ if is_triton_available():
     import triton.language as tl
 
 KEY_BLOCK = tl.constexpr(KEY_BLOCK_POSITIONS)
+KEY_BLOCK_BITS = tl.constexpr(KEY_BLOCK_POSITIONS.bit_length() - 1)
+# `tl.max` passes over NaN: norms that are infinite or NaN become HUGE, others at least TINY, so that every product of
+# them is a number, and a large one if either is HUGE.
+HUGE, TINY = tl.constexpr(3e38), tl.constexpr(1e-30)
 # Key blocks judged at a time.
 CHUNK = tl.constexpr(64)
 
@@ -23,7 +27,7 @@ def plan_kernel(
     p_starts, p_lengths, p_slopes, p_tiles, p_order, batch, heads,
     BLOCK: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (batch / BLOCK rounded up,). The tables of `flash_alibi.Plan`; both are sorted by counting what precedes."""
+    """Grid: (batch / BLOCK rounded up,). The tables of `flash_alibi.Plan`, each sorted by counting what precedes."""
     o_b = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_b = o_b < batch
     b_start = tl.load(p_starts + o_b, mask=m_b, other=0).to(tl.int32)
@@ -73,6 +77,7 @@ def bound_kernel(
         return
     slope = tl.load(p_slopes + i_head) * LOG2E
     scale *= LOG2E
+    size = tl.abs(scale)
     o_r, o_d = tl.arange(0, KEY_BLOCK), tl.arange(0, BLOCK_D)
     p_k += start * stride_k + i_head * stride_kh
 
@@ -94,13 +99,14 @@ def bound_kernel(
     for i_block in range(0, tl.cdiv(tl.minimum(length - first, TILE), KEY_BLOCK)):
         column = first + i_block * KEY_BLOCK
         b_k = load_rows(p_k, column, length, stride_k, KEY_BLOCK, DIM, BLOCK_D)
-        m_n = real_columns(p_mask, start, column, length, KEY_BLOCK, HAS_MASK)
+        m_n = real_columns(p_mask, start, column, length, KEY_BLOCK, HAS_MASK) < float("inf")
         b_kc = b_k.to(tl.float32) - b_centre[None, :]
-        b_peak = tl.where(m_n, tl.sqrt(tl.sum(b_kc * b_kc, 1)), 0.0)
-        peak = tl.max(b_peak, 0)
+        b_peak = tl.sqrt(tl.sum(b_kc * b_kc, 1))
+        b_peak = tl.where(b_peak < HUGE, b_peak, HUGE)
+        peak = tl.max(tl.where(m_n, b_peak, 0.0), 0)
         home_peak = tl.maximum(home_peak, peak)
         if column == row:
-            tl.store(p_peak + (i_head.to(tl.int64) * num_slots + slot) * 2 + part, peak * (scale + slack * scale))
+            tl.store(p_peak + (i_head.to(tl.int64) * num_slots + slot) * 2 + part, peak * (size + slack * size))
         b_x = (tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) - b_centred[:, None]) * scale
         b_x -= slope * tl.abs((row - column).to(tl.float32) + (o_r[:, None] - o_r[None, :]).to(tl.float32))
         b_x = tl.where(m_n[None, :], b_x, -float("inf"))
@@ -112,7 +118,9 @@ def bound_kernel(
     if not EXACT:
         b_floor = b_max + tl.log2(b_sum)
         b_floor = tl.where(b_max == -float("inf"), b_max, b_floor)
-    b_floor -= slack * scale * b_reach * (2 * centre_norm + home_peak)
+    b_floor -= slack * size * b_reach * (2 * centre_norm + home_peak)
+    b_floor = tl.where(b_floor < float("inf"), b_floor, -float("inf"))
+    b_reach = tl.where(b_reach < HUGE, tl.maximum(b_reach, TINY), HUGE)
     o_out = i_head.to(tl.int64) * rows + start + row + o_r
     tl.store(p_reach + o_out, b_reach, mask=o_r < length - row)
     tl.store(p_floor + o_out, b_floor, mask=o_r < length - row)
@@ -135,8 +143,10 @@ def span_kernel(
     if first >= length:
         return
     slope = tl.load(p_slopes + i_head) * LOG2E
-    # Sum of exp2(-slope * t) over the KEY_BLOCK distances in a block; 0 / 0 for a slope of zero, and so none is left.
-    in_block = (1.0 - tl.exp2(-slope * KEY_BLOCK)) / (1.0 - tl.exp2(-slope))
+    # Sum of exp2(-slope * t) over the KEY_BLOCK distances in a block, as a product: no digits cancel at a small slope.
+    in_block = 1.0
+    for power in tl.static_range(KEY_BLOCK_BITS):
+        in_block *= 1.0 + tl.exp2(-slope * (1 << power))
     o_m = tl.arange(0, TILE)
     m_m = o_m < length - first
     p_row = i_head.to(tl.int64) * rows + start + first + o_m

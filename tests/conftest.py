@@ -53,6 +53,18 @@ def kernels():
         pytest.skip("the interpreter of Triton before 3.7 does not work with numpy 2.4")
 
 
+@pytest.fixture
+def poison(monkeypatch):
+    """`torch.empty` and `torch.empty_like` give NaN, and integers that are no place in any sequence."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def spoil(x):
+        return x.fill_(float("nan") if x.is_floating_point() else -(2**30))
+
+    monkeypatch.setattr(torch, "empty", lambda *args, **options: spoil(empty(*args, **options)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **options: spoil(empty_like(*args, **options)))
+
+
 @pytest.fixture(scope="session")
 def small_config():
     """Factory: a configuration that differs from the default in size alone; three heads, not a power of two."""

@@ -1,4 +1,4 @@
-"""The `triton` backend beside `eager` in every layout, and when it gives way to `sdpa`: with one warning that says why."""
+"""The `triton` backend beside `eager` in every layout, and when it gives way to `sdpa`, with one warning and why."""
 
 import subprocess
 import sys
@@ -226,7 +226,7 @@ def test_ddp_of_two_processes(kernels, small_config, tmp_path):
     files = [str(tmp_path / name) for name in ("config.json", "inputs.pt", "gradients.pt")]
     worker = str(Path(__file__).with_name("ddp_worker.py"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", worker, *files]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     gradients = torch.load(files[2])
 
