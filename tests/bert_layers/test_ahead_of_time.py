@@ -8,9 +8,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging import version
 
 from dnabert2.bert_layers.kernel_configs import kernel_config, one_block
 
@@ -33,6 +35,8 @@ T4 = 64 * 1024
 def ahead_of_time():
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
+    if version.parse(metadata.version("triton")) < version.parse("3.9"):
+        pytest.skip("the table's block sizes are chosen with Triton 3.9; 3.4 spills registers in some (docs/log.md)")
     spec = importlib.util.spec_from_file_location("ahead_of_time", HERE / "ahead_of_time.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
