@@ -92,6 +92,7 @@ def planned_attention(
     if q.shape[0] == 0:
         return v.clone()
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    slopes, mask = slopes.contiguous(), None if mask is None else mask.contiguous()
     scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
     return _forward_op(q, k, v, slopes, *plan, mask, max_seqlen, scale, skip or "none", covers)[0]
 
@@ -108,7 +109,7 @@ def tile_plan(starts: torch.Tensor, lengths: torch.Tensor, rows: int, slopes: to
         starts, lengths: (batch,) int, first row and rows of each sequence, ascending and without overlap.
         rows: of q, k and v.
     """
-    return Plan(*_plan_op(starts, lengths, rows, slopes))
+    return Plan(*_plan_op(starts.contiguous(), lengths.contiguous(), rows, slopes.contiguous()))
 
 
 def _check(q, k, v, slopes, cu_seqlens):

@@ -49,8 +49,8 @@ FAMILIES = {"sm_90": HOPPER, "sm_100": HOPPER, "gfx90a": CDNA, "gfx942": CDNA}
 # float32 takes twice the room, and without tf32 no tensor core: small blocks everywhere.
 FLOAT32 = {
     "forward": (KernelConfig(64, 32, 8, 1), KernelConfig(16, 16, 4, 1)),
-    "query_gradient": (KernelConfig(32, 32, 8, 1), KernelConfig(16, 16, 4, 1)),
-    "key_gradient": (KernelConfig(32, 32, 8, 1), KernelConfig(16, 16, 4, 1)),
+    "query_gradient": (KernelConfig(64, 32, 8, 1), KernelConfig(16, 16, 4, 1)),
+    "key_gradient": (KernelConfig(32, 64, 8, 1), KernelConfig(16, 16, 4, 1)),
     "block_gradient": (KernelConfig(64, 64, 8, 1), KernelConfig(32, 32, 8, 1)),
 }
 
