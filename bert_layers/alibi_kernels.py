@@ -47,7 +47,8 @@ def load_full_rows(p, row, stride, ROWS: tl.constexpr, DIM: tl.constexpr, BLOCK_
 @triton.jit
 def store_rows(p, values, row, count, stride, ROWS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     o_r, o_d = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
-    m_rd = (o_r < count - row)[:, None] & (o_d < DIM)[None, :]
+    # Not as in `load_rows`: the same expression would keep its predicates in registers from the load to here.
+    m_rd = (row + o_r < count)[:, None] & (o_d < DIM)[None, :]
     p += row.to(tl.int64) * stride + (o_r[:, None] * stride + o_d[None, :])
     tl.store(p, values.to(p.dtype.element_ty), mask=m_rd)
 
@@ -131,17 +132,23 @@ def softmax_step(b_x, b_r, b_max, b_sum):
 
 
 @triton.jit
-def load_tile(p_tiles, p_spans, i_tile, i_head, num_slots, HAS_SPANS: tl.constexpr):
-    """A row of the plan: the sequence's first row and length, the tile's first position, the span it visits."""
+def load_tile(p_tiles, i_tile):
+    """A row of the plan: the tile's slot, its sequence's first row and length, its first position."""
     slot = tl.load(p_tiles + i_tile * 4)
     start = tl.load(p_tiles + i_tile * 4 + 1).to(tl.int64)
     length = tl.load(p_tiles + i_tile * 4 + 2)
     first = tl.load(p_tiles + i_tile * 4 + 3)
+    return slot, start, length, first
+
+
+@triton.jit
+def load_span(p_spans, i_head, slot, num_slots, length, HAS_SPANS: tl.constexpr):
+    """The positions a tile visits. Read once for each loop, which is cheaper than to keep them through the first."""
     low, high = 0, length
     if HAS_SPANS:
         p = p_spans + (i_head.to(tl.int64) * num_slots + slot) * 2
         low, high = tl.load(p), tl.load(p + 1)
-    return start, length, first, low, high
+    return low, high
 
 
 @triton.jit
@@ -154,9 +161,7 @@ def forward_kernel(
     """Grid: (tiles * TILE / BLOCK_M, heads). Writes the output and log2 of the sum of exp2(scores), (heads, rows)."""
     parts: tl.constexpr = TILE // BLOCK_M
     i_head = tl.load(p_order + tl.program_id(1))
-    start, length, first, low, high = load_tile(
-        p_tiles, p_spans, tl.program_id(0) // parts, i_head, num_slots, HAS_SPANS
-    )
+    slot, start, length, first = load_tile(p_tiles, tl.program_id(0) // parts)
     row = first + (tl.program_id(0) % parts) * BLOCK_M
     if row >= length:
         return
@@ -171,6 +176,7 @@ def forward_kernel(
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
+    low, high = load_span(p_spans, i_head, slot, num_slots, length, HAS_SPANS)
     for i_block in range(0, count_home(first, length, high, BLOCK_N)):
         column = home_block(i_block, first, length, BLOCK_N)
         b_k = load_rows(p_k, column, length, stride_k, BLOCK_N, DIM, BLOCK_D)
@@ -181,6 +187,7 @@ def forward_kernel(
         b_v = load_rows(p_v, column, length, stride_v, BLOCK_N, DIM, BLOCK_D)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_alpha[:, None], input_precision=PRECISION)
 
+    low, high = load_span(p_spans, i_head, slot, num_slots, length, HAS_SPANS)
     for i_block in range(0, count_outer(first, length, low, high, BLOCK_N)):
         column, b_c, b_r = outer_block(i_block, first, low, row, slope, BLOCK_M, BLOCK_N)
         b_k = load_full_rows(p_k, column, stride_k, BLOCK_N, DIM, BLOCK_D)
@@ -212,9 +219,7 @@ def query_gradient_kernel(
     """Grid as the forward's. Writes dq, and delta = sum over d of out * grad, (heads, rows), for the other half."""
     parts: tl.constexpr = TILE // BLOCK_M
     i_head = tl.load(p_order + tl.program_id(1))
-    start, length, first, low, high = load_tile(
-        p_tiles, p_spans, tl.program_id(0) // parts, i_head, num_slots, HAS_SPANS
-    )
+    slot, start, length, first = load_tile(p_tiles, tl.program_id(0) // parts)
     row = first + (tl.program_id(0) % parts) * BLOCK_M
     if row >= length:
         return
@@ -233,6 +238,7 @@ def query_gradient_kernel(
     b_lse = tl.load(p_lse + i_row + o_m, mask=o_m < length - row, other=0.0)
     b_dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
+    low, high = load_span(p_spans, i_head, slot, num_slots, length, HAS_SPANS)
     for i_block in range(0, count_home(first, length, high, BLOCK_N)):
         column = home_block(i_block, first, length, BLOCK_N)
         b_k = load_rows(p_k, column, length, stride_k, BLOCK_N, DIM, BLOCK_D)
@@ -245,6 +251,7 @@ def query_gradient_kernel(
         b_ds = b_p * (b_dp - b_delta[:, None])
         b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
 
+    low, high = load_span(p_spans, i_head, slot, num_slots, length, HAS_SPANS)
     for i_block in range(0, count_outer(first, length, low, high, BLOCK_N)):
         column, b_c, b_r = outer_block(i_block, first, low, row, slope, BLOCK_M, BLOCK_N)
         b_k = load_full_rows(p_k, column, stride_k, BLOCK_N, DIM, BLOCK_D)
@@ -271,9 +278,7 @@ def key_gradient_kernel(
     """Grid: (tiles * TILE / BLOCK_N, heads); rows are keys here and the loop runs over queries. Writes dk and dv."""
     parts: tl.constexpr = TILE // BLOCK_N
     i_head = tl.load(p_order + tl.program_id(1))
-    start, length, first, low, high = load_tile(
-        p_tiles, p_spans, tl.program_id(0) // parts, i_head, num_slots, HAS_SPANS
-    )
+    slot, start, length, first = load_tile(p_tiles, tl.program_id(0) // parts)
     row = first + (tl.program_id(0) % parts) * BLOCK_N
     if row >= length:
         return
@@ -289,6 +294,7 @@ def key_gradient_kernel(
     b_dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     b_dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
+    low, high = load_span(p_spans, i_head, slot, num_slots, length, HAS_SPANS)
     for i_block in range(0, count_home(first, length, high, BLOCK_M)):
         column = home_block(i_block, first, length, BLOCK_M)
         b_q = load_rows(p_q, column, length, stride_q, BLOCK_M, DIM, BLOCK_D)
@@ -304,6 +310,7 @@ def key_gradient_kernel(
         b_ds = b_p * (b_dp - b_delta[None, :])
         b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
 
+    low, high = load_span(p_spans, i_head, slot, num_slots, length, HAS_SPANS)
     for i_block in range(0, count_outer(first, length, low, high, BLOCK_M)):
         column, b_c, b_r = outer_block(i_block, first, low, row, slope, BLOCK_N, BLOCK_M)
         b_q = load_full_rows(p_q, column, stride_q, BLOCK_M, DIM, BLOCK_D)
@@ -336,7 +343,7 @@ def block_gradient_kernel(
 ):  # fmt: skip
     """Grid: (tiles, heads), for sequences that fit one block: all three gradients from one pass over the scores."""
     i_head = tl.program_id(1)
-    start, length, first, _, _ = load_tile(p_tiles, p_tiles, tl.program_id(0), i_head, num_slots, False)
+    _, start, length, first = load_tile(p_tiles, tl.program_id(0))
     if length == 0:
         return
     slope = load_slope(p_slopes, i_head)

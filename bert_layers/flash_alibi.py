@@ -15,7 +15,7 @@ import torch
 from transformers.utils import is_triton_available
 
 from .alibi_kernels import block_gradient_kernel, forward_kernel, key_gradient_kernel, query_gradient_kernel
-from .kernel_configs import gpu_architecture, kernel_config, one_block
+from .kernel_configs import TF32, gpu_architecture, kernel_config, one_block, products
 from .skipping import BUDGET, KEY_BLOCK, LEAST_EXPONENT, SLACK, SLACK_TF32, TILE, check_skip
 from .span_kernels import bound_kernel, plan_kernel, span_kernel, transpose_kernel
 
@@ -136,10 +136,9 @@ def _check(q, k, v, slopes, cu_seqlens):
 
 def _launch(kernel, q, mask, plan, max_seqlen, arguments, *, tile=None, **constants):
     """One of the attention kernels on every tile and head; `tile` names the block of a program, if not a tile."""
-    constants |= _constants(q, mask)
     name = kernel.fn.__name__.removesuffix("_kernel")
-    config = kernel_config(name, gpu_architecture(q.device), constants["BLOCK_D"], q.element_size(), max_seqlen)
-    constants |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
+    config = kernel_config(name, *_kind(q), max_seqlen)
+    constants |= _constants(q, mask) | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
     programs = 1 if tile is None else TILE // constants[tile]
     with _on_device(q):
         kernel[plan.tiles.shape[0] * programs, q.shape[1]](
@@ -147,14 +146,16 @@ def _launch(kernel, q, mask, plan, max_seqlen, arguments, *, tile=None, **consta
         )
 
 
+def _kind(q: torch.Tensor) -> tuple[str, int, str]:
+    """What `kernel_configs.py` chooses by: the GPU, the head dimension as a power of two, the kind of products."""
+    architecture = gpu_architecture(q.device)
+    return architecture, max(16, triton.next_power_of_2(q.shape[2])), products(architecture, q.dtype)
+
+
 def _constants(q, mask) -> dict:
-    return {
-        "DIM": q.shape[2],
-        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[2])),
-        "HAS_MASK": mask is not None,
-        # As in every float32 product of PyTorch, tf32 only if the user allows it.
-        "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
-    }
+    _, block_d, kind = _kind(q)
+    precision = "tf32" if kind == TF32 else "ieee"
+    return {"DIM": q.shape[2], "BLOCK_D": block_d, "HAS_MASK": mask is not None, "PRECISION": precision}
 
 
 def _on_device(q: torch.Tensor):
@@ -181,14 +182,17 @@ def _find_spans(q, k, slopes, plan, mask, scale, skip, spans):
     exact = skip == "exact"
     reach, floor = torch.empty((2, heads, rows), dtype=torch.float32, device=q.device)
     peak = torch.empty((heads, slots, TILE // KEY_BLOCK), dtype=torch.float32, device=q.device)
-    constants = _constants(q, mask)
-    slack = SLACK_TF32 if q.dtype == torch.float32 and constants["PRECISION"] == "tf32" else SLACK
+    slack = SLACK_TF32 if _kind(q)[2] == TF32 else SLACK
+    config = kernel_config("bound", *_kind(q), TILE)
     with _on_device(q):
         bound_kernel[slots * TILE // KEY_BLOCK, heads](
             *(q, k, reach, floor, peak, slopes, plan.tiles, plan.tiles if mask is None else mask, scale, slack),
             *(*_strides(q, k), rows, slots),
-            **constants,
+            **_constants(q, mask),
+            BLOCK_N=config.block_n,
             EXACT=exact,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
         )
         span_kernel[slots, heads](
             *(reach, floor, peak, spans, slopes, plan.tiles, 0.0 if exact else BUDGET, LEAST_EXPONENT, rows, slots),
@@ -289,7 +293,7 @@ def _backward_op(
     masked = tiles if mask is None else mask
     sizes = (q.shape[0], tiles.shape[0])
     common = (q, mask, plan, max_seqlen)
-    if max_seqlen <= one_block(gpu_architecture(q.device), _constants(q, mask)["BLOCK_D"], q.element_size()):
+    if max_seqlen <= one_block(*_kind(q)):
         arguments = (q, k, v, grad, lse, dq, dk, dv, slopes, tiles, masked, scale, *_strides(q, k, v, grad), *sizes)
         _launch(block_gradient_kernel, *common, arguments)
         return dq, dk, dv

@@ -60,7 +60,8 @@ def plan_kernel(
 def bound_kernel(
     p_q, p_k, p_reach, p_floor, p_peak, p_slopes, p_tiles, p_mask,
     scale, slack, stride_q, stride_qh, stride_k, stride_kh, rows, num_slots,
-    DIM: tl.constexpr, BLOCK_D: tl.constexpr, EXACT: tl.constexpr, HAS_MASK: tl.constexpr, PRECISION: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    EXACT: tl.constexpr, HAS_MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """
     Grid: (2 * tiles, heads), KEY_BLOCK rows a program. Writes what the bound is made of, see `skipping.py`: `reach`
@@ -95,25 +96,26 @@ def bound_kernel(
     b_centred = tl.sum(b_q32 * b_centre[None, :], 1)
     b_max = tl.full([KEY_BLOCK], -float("inf"), tl.float32)
     b_sum = tl.zeros([KEY_BLOCK], tl.float32)
-    home_peak = 0.0
-    for i_block in range(0, tl.cdiv(tl.minimum(length - first, TILE), KEY_BLOCK)):
-        column = first + i_block * KEY_BLOCK
-        b_k = load_rows(p_k, column, length, stride_k, KEY_BLOCK, DIM, BLOCK_D)
-        m_n = real_columns(p_mask, start, column, length, KEY_BLOCK, HAS_MASK) < float("inf")
+    peak, home_peak = 0.0, 0.0
+    for i_block in range(0, tl.cdiv(tl.minimum(length - first, TILE), BLOCK_N)):
+        column = first + i_block * BLOCK_N
+        b_k = load_rows(p_k, column, length, stride_k, BLOCK_N, DIM, BLOCK_D)
+        m_n = real_columns(p_mask, start, column, length, BLOCK_N, HAS_MASK) < float("inf")
         b_kc = b_k.to(tl.float32) - b_centre[None, :]
         b_peak = tl.sqrt(tl.sum(b_kc * b_kc, 1))
         b_peak = tl.where(b_peak < HUGE, b_peak, HUGE)
-        peak = tl.max(tl.where(m_n, b_peak, 0.0), 0)
-        home_peak = tl.maximum(home_peak, peak)
-        if column == row:
-            tl.store(p_peak + (i_head.to(tl.int64) * num_slots + slot) * 2 + part, peak * (size + slack * size))
+        block_peak = tl.max(tl.where(m_n, b_peak, 0.0), 0)
+        home_peak = tl.maximum(home_peak, block_peak)
+        peak = tl.maximum(peak, tl.where(column // KEY_BLOCK == row // KEY_BLOCK, block_peak, 0.0))
         b_x = (tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) - b_centred[:, None]) * scale
-        b_x -= slope * tl.abs((row - column).to(tl.float32) + (o_r[:, None] - o_r[None, :]).to(tl.float32))
+        o_n = tl.arange(0, BLOCK_N)
+        b_x -= slope * tl.abs((row - column).to(tl.float32) + (o_r[:, None] - o_n[None, :]).to(tl.float32))
         b_x = tl.where(m_n[None, :], b_x, -float("inf"))
         b_new = tl.maximum(b_max, tl.max(b_x, 1))
         b_safe = tl.where(b_new == -float("inf"), 0.0, b_new)
         b_sum = b_sum * tl.exp2(b_max - b_safe) + tl.sum(tl.exp2(b_x - b_safe[:, None]), 1)
         b_max = b_new
+    tl.store(p_peak + (i_head.to(tl.int64) * num_slots + slot) * 2 + part, peak * (size + slack * size))
     b_floor = b_max
     if not EXACT:
         b_floor = b_max + tl.log2(b_sum)
@@ -124,6 +126,19 @@ def bound_kernel(
     o_out = i_head.to(tl.int64) * rows + start + row + o_r
     tl.store(p_reach + o_out, b_reach, mask=o_r < length - row)
     tl.store(p_floor + o_out, b_floor, mask=o_r < length - row)
+
+
+@triton.jit
+def pass_blocks(b_bound, m_j, in_block, passed, total, budget, least, EXACT: tl.constexpr):
+    """How many blocks can be left out, and their total weight, with these after those; `b_bound` is a key's weight."""
+    if EXACT:
+        b_weight = tl.where(b_bound < least, 0.0, 1.0)
+    else:
+        b_weight = tl.exp2(b_bound) * in_block
+    b_weight = tl.where(m_j, b_weight, 0.0)
+    b_total = total + tl.cumsum(b_weight, 0)
+    passed += tl.sum(((b_total <= budget) & m_j).to(tl.int32), 0)
+    return passed, total + tl.sum(b_weight, 0)
 
 
 @triton.jit
@@ -164,13 +179,7 @@ def span_kernel(
         b_peak = tl.load(p_peak + o_j, mask=m_j, other=0.0)
         b_bound = tl.max(b_reach[:, None] * b_peak[None, :] - (b_floor + b_tilt)[:, None], 0)
         b_bound -= slope * (first - (o_j + 1) * KEY_BLOCK + 1).to(tl.float32)
-        if EXACT:
-            b_weight = tl.where(b_bound < least, 0.0, 1.0)
-        else:
-            b_weight = tl.exp2(b_bound) * in_block
-        b_total = total + tl.cumsum(tl.where(m_j, b_weight, 0.0), 0)
-        passed += tl.sum(((b_total <= budget) & m_j).to(tl.int32), 0)
-        total += tl.sum(tl.where(m_j, b_weight, 0.0), 0)
+        passed, total = pass_blocks(b_bound, m_j, in_block, passed, total, budget, least, EXACT)
     low = passed * KEY_BLOCK
 
     end = tl.cdiv(length, KEY_BLOCK)
@@ -182,13 +191,7 @@ def span_kernel(
         b_peak = tl.load(p_peak + o_j, mask=m_j, other=0.0)
         b_bound = tl.max(b_reach[:, None] * b_peak[None, :] - (b_floor - b_tilt)[:, None], 0)
         b_bound -= slope * (o_j * KEY_BLOCK - first).to(tl.float32)
-        if EXACT:
-            b_weight = tl.where(b_bound < least, 0.0, 1.0)
-        else:
-            b_weight = tl.exp2(b_bound) * in_block
-        b_total = total + tl.cumsum(tl.where(m_j, b_weight, 0.0), 0)
-        passed += tl.sum(((b_total <= budget) & m_j).to(tl.int32), 0)
-        total += tl.sum(tl.where(m_j, b_weight, 0.0), 0)
+        passed, total = pass_blocks(b_bound, m_j, in_block, passed, total, budget, least, EXACT)
     high = tl.minimum((end - passed) * KEY_BLOCK, length)
 
     p_spans += (i_head.to(tl.int64) * num_slots + slot) * 2

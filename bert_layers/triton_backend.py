@@ -9,6 +9,7 @@ import torch
 from transformers.utils import is_triton_available, logging
 
 from .alibi import alibi_attention_reference, alibi_slopes
+from .kernel_configs import allows_tf32, gpu_architecture, has_tensor_cores
 from .unpadding import SequenceLayout
 
 logger = logging.get_logger(__name__)
@@ -19,7 +20,10 @@ CHECK_LENGTHS = ([600, 77], [77, 20])
 
 def default_implementation() -> str | None:
     """What `attn_implementation` is if the user names none; None leaves the choice to transformers."""
-    return "triton" if torch.cuda.is_available() and is_triton_available() else None
+    if not torch.cuda.is_available() or not is_triton_available():
+        return None
+    # Without them the kernels work, but PyTorch's own, which do reach the tensor cores of a T4, should be faster.
+    return "triton" if has_tensor_cores(gpu_architecture(torch.device("cuda"))) else None
 
 
 def triton_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
@@ -107,8 +111,10 @@ def _fault(device: torch.device, dtype: torch.dtype, head_dim: int, backward: bo
             errors = [_relative_error(lengths, device, dtype, head_dim, backward) for lengths in CHECK_LENGTHS]
     except Exception as error:  # compilers and drivers raise what they like; the reason goes into the warning
         return f"its first run failed ({_sentence(error)})"
-    is_exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    bound = 1e-5 if is_exact else 2.0**-9 if dtype == torch.float32 else torch.finfo(dtype).eps
+    if dtype == torch.float32:
+        bound = 2.0**-9 if allows_tf32() else 1e-5
+    else:
+        bound = torch.finfo(dtype).eps
     if max(errors) <= bound:
         return None
     return f"its first run was off by a relative error of {max(errors):.1e}, above {bound:.1e}"

@@ -48,9 +48,41 @@ def kernels():
         pytest.skip("Triton is not installed")
     import triton
 
+    if torch.cuda.is_available():
+        yield
+        return
     versions = [tuple(int(x) for x in module.__version__.split(".")[:2]) for module in (triton, numpy)]
-    if not torch.cuda.is_available() and versions[0] < (3, 7) and versions[1] >= (2, 4):
+    if versions[0] < (3, 7) and versions[1] >= (2, 4):
         pytest.skip("the interpreter of Triton before 3.7 does not work with numpy 2.4")
+    with pytest.MonkeyPatch.context() as patch:
+        interpret_bfloat16(patch)
+        yield
+
+
+def interpret_bfloat16(patch):
+    """Mends Triton's interpreter, which multiplies the bits of bfloat16 as integers and rounds to it towards zero."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def widen(x):
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        return TensorHandle((x.data.astype(numpy.uint32) << 16).view(numpy.float32), tl.float32)
+
+    def create_dot(self, a, b, *rest):
+        return dot(self, widen(a), widen(b), *rest)
+
+    def cast_impl(self, source, target):
+        source = widen(source)
+        if target.scalar != tl.bfloat16:
+            return cast(self, source, target)
+        rounded = torch.from_numpy(source.data.astype(numpy.float32)).bfloat16()
+        return TensorHandle(rounded.view(torch.int16).numpy().view(numpy.uint16), tl.bfloat16)
+
+    patch.setattr(InterpreterBuilder, "create_dot", create_dot)
+    patch.setattr(InterpreterBuilder, "cast_impl", cast_impl)
 
 
 @pytest.fixture

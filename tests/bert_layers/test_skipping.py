@@ -139,11 +139,6 @@ def share_visited(spans, length):
     return float(((spans[..., 1] - spans[..., 0]) * rows).sum() / (len(spans) * length**2))
 
 
-def skip_without_bfloat16(dtype):
-    if dtype == torch.bfloat16 and DEVICE.type == "cpu":
-        pytest.skip("the interpreter has no products of bfloat16")
-
-
 @pytest.fixture
 def flash(kernels, poison, monkeypatch):
     """The module of the kernels, which skip at any length here, in blocks that suit the interpreter."""
@@ -151,9 +146,7 @@ def flash(kernels, poison, monkeypatch):
     monkeypatch.setattr(module, "SKIP_ABOVE", 0)
     if module.IS_INTERPRETED:
         kernel_config = module.kernel_config
-        monkeypatch.setattr(
-            module, "kernel_config", lambda name, arch, block_d, *_: kernel_config(name, arch, 64, 2, 0)
-        )
+        monkeypatch.setattr(module, "kernel_config", lambda name, *_: kernel_config(name, "sm_90", 64, "half", 0))
     return module
 
 
@@ -268,7 +261,6 @@ def test_kernels_leave_out_the_same(change, flash):
     ("dtype", "scale"), [(torch.float16, 0.4), (torch.bfloat16, 0.4), (torch.float32, -0.3)], ids=str
 )
 def test_kernels_at_other_types_and_scales(dtype, scale, flash):
-    skip_without_bfloat16(dtype)
     slopes = torch.tensor([0.2, 2.0])
     q, k = draw(norms_grow, 390, slopes).to(dtype)
     for skip in MODES:
@@ -414,7 +406,6 @@ def test_exact_gives_the_same_bits_forward_and_backward(change, precision, flash
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_exact_in_half_precision_with_pads(dtype, flash, shares):
-    skip_without_bfloat16(dtype)
     lengths = [330, 70]
     tensors = draw(ordinary, sum(lengths), STEEP, parts=4).to(dtype)
     mask = torch.rand(sum(lengths), generator=torch.Generator().manual_seed(0)) > 0.1

@@ -110,11 +110,16 @@ def test_default_without_a_gpu(small_config):
 def test_default_on_a_gpu(small_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(triton_backend, "is_triton_available", lambda: True)
+    monkeypatch.setattr(triton_backend, "gpu_architecture", lambda device: "sm_80")
     model = DNABert2ForMaskedLM(small_config())
     assert model.config._attn_implementation == model.bert.config._attn_implementation == "triton"
     model.set_attn_implementation("sdpa")
     assert model.bert.config._attn_implementation == "sdpa"
     assert DNABert2Model._from_config(small_config(), attn_implementation="sdpa").config._attn_implementation == "sdpa"
+    monkeypatch.setattr(triton_backend, "gpu_architecture", lambda device: "sm_75")  # a T4
+    assert DNABert2Model(small_config()).config._attn_implementation == "sdpa"
+    monkeypatch.setattr(triton_backend, "gpu_architecture", lambda device: "gfx942")
+    assert DNABert2Model(small_config()).config._attn_implementation == "triton"
     monkeypatch.setattr(triton_backend, "is_triton_available", lambda: False)
     assert DNABert2Model(small_config()).config._attn_implementation == "sdpa"
 
