@@ -146,7 +146,12 @@ def flash(kernels, poison, monkeypatch):
     monkeypatch.setattr(module, "SKIP_ABOVE", 0)
     if module.IS_INTERPRETED:
         kernel_config = module.kernel_config
-        monkeypatch.setattr(module, "kernel_config", lambda name, *_: kernel_config(name, "sm_90", 64, "half", 0))
+
+        def config(name, *_):  # `bound` takes half a key block at a time
+            return kernel_config(name, "sm_90", 64, "tf32" if name == "bound" else "half", 0)
+
+        assert config("bound").block_n == KEY_BLOCK // 2
+        monkeypatch.setattr(module, "kernel_config", config)
     return module
 
 
