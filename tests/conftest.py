@@ -1,6 +1,7 @@
 """Shared fixtures: tiny models under known weights, batches with every kind of padding, the folder of golden outputs.
 
-Test modules are imported by path (`--import-mode=importlib`); helpers are fixtures that return functions, or in helpers/.
+Test modules are imported by path (`--import-mode=importlib`): helpers are fixtures that return functions, or modules
+of `helpers`.
 """
 
 import os
