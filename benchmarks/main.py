@@ -14,7 +14,7 @@ import importlib
 import sys
 
 from ..errors import run_verb
-from .options import Formatter, add_attention_options, add_encoder_options
+from .options import Formatter, add_attention_options, add_encoder_options, add_kernels_options
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     encoder.set_defaults(module=".encoder")
     add_encoder_options(encoder)
+    kernels = benchmarks.add_parser(
+        "kernels",
+        help="block sizes of the Triton kernels, to choose those of a GPU",
+        description="The time of attention with each candidate for the block sizes, warps and stages of each Triton "
+        "kernel, beside those that the table in bert_layers/kernel_configs.py has for this GPU.",
+        formatter_class=Formatter,
+    )
+    kernels.set_defaults(module=".kernels")
+    add_kernels_options(kernels)
     return parser
 
 

@@ -58,6 +58,17 @@ ATTENTION_DEFAULTS = {
         "seconds": 10.0,
     },
 }
+KERNELS_DEFAULTS = {
+    "cpu": {"lengths": [64], "tokens": 64, "dtype": "float32", "repetitions": 3, "warmup": 0, "seconds": None},
+    "cuda": {
+        "lengths": [128, 512, 4096, 16384],
+        "tokens": 32768,
+        "dtype": "bfloat16",
+        "repetitions": 15,
+        "warmup": 2,
+        "seconds": 5.0,
+    },
+}
 
 
 def fill_in(options: argparse.Namespace, defaults: dict):
@@ -157,4 +168,31 @@ def add_attention_options(parser: argparse.ArgumentParser):
     add("--warmup", "unmeasured rounds", type=int)
     add("--seconds", "rounds of a length end after so many seconds, but there are three at least", type=float)
     add("--seed", "of inputs and lengths", type=int, default=0)
+    add("--output", "JSON file to write; tables are printed in any case", type=Path)
+
+
+def add_kernels_options(parser: argparse.ArgumentParser):
+    """Options of `bench kernels`."""
+
+    def add(flag, text, **more):
+        by_device = flag.removeprefix("--") in KERNELS_DEFAULTS["cpu"]
+        parser.add_argument(flag, help=text + (_by_device(KERNELS_DEFAULTS, flag[2:]) if by_device else ""), **more)
+
+    add("--device", "cpu, cuda or cuda:N (default: cuda if there is one)")
+    add(
+        "--kernels",
+        "those whose blocks to try; a length takes either the two halves of the backward pass or the one block",
+        nargs="+",
+        default=["forward", "query_gradient", "key_gradient", "block_gradient"],
+        metavar="KERNEL",
+    )
+    add("--lengths", "tokens of a sequence", nargs="+", type=int)
+    add("--tokens", "tokens of a batch; it holds tokens / length sequences, at least one", type=int)
+    add("--heads", "attention heads", type=int, default=12)
+    add("--head_dim", "dimensions of a head", type=int, default=64)
+    add("--dtype", "float32, bfloat16 or float16")
+    add("--repetitions", "rounds; each runs every candidate once", type=int)
+    add("--warmup", "unmeasured rounds", type=int)
+    add("--seconds", "rounds of a kernel end after so many seconds, but there are three at least", type=float)
+    add("--seed", "of the inputs", type=int, default=0)
     add("--output", "JSON file to write; tables are printed in any case", type=Path)
