@@ -25,7 +25,7 @@ SLOPES = {
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Windows at every length, however little they save, and no padding of short sequences instead."""
-    monkeypatch.setattr(windows, "WINDOWS_FROM", 1)
+    monkeypatch.setattr(windows, "WINDOWS_FROM", dict.fromkeys(windows.WINDOWS_FROM, 1))
     monkeypatch.setattr(windows, "OVERHEAD", 0)
     monkeypatch.setattr(attention, "SHORT_BUDGET", 0)
 
@@ -196,11 +196,13 @@ def test_time_and_memory_grow_linearly(pairs):
 
 
 def test_when_windows_are_taken(monkeypatch):
-    monkeypatch.setattr(windows, "WINDOWS_FROM", 1000)
+    lengths = {torch.float32: 1000, torch.float16: 1001, torch.bfloat16: 1002}
+    assert windows.WINDOWS_FROM.keys() == lengths.keys()
+    monkeypatch.setattr(windows, "WINDOWS_FROM", lengths)
     q = torch.zeros(1, HEADS, HEAD_DIM)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert takes_windows(q.to(dtype), 1000, 0.0)
-    assert not takes_windows(q, 999, 0.0)
+    for dtype, length in lengths.items():
+        assert takes_windows(q.to(dtype), length, 0.0)
+        assert not takes_windows(q.to(dtype), length - 1, 0.0)
     assert not takes_windows(q, 1000, 0.1)
     assert not takes_windows(q.double(), 1000, 0.0)
     assert not takes_windows(q.to("meta"), 1000, 0.0)
