@@ -72,9 +72,11 @@ def variants(target):
     """(kernel, dtype, constants, warps, stages) of what is to be compiled for a GPU, and the kind of its products."""
     for kernel, case in itertools.product(KERNELS, cases(target)):
         block_d = 1 << (case.dim - 1).bit_length()
-        longest = (
-            min(case.longest, one_block(target, block_d, case.kind)) if kernel == "block_gradient" else case.longest
-        )
+        limit, longest = one_block(target, block_d, case.kind), case.longest
+        if kernel == "block_gradient":
+            longest = min(longest, limit)
+        elif kernel in ("query_gradient", "key_gradient") and longest <= limit:
+            continue  # the one block takes sequences as short as that
         config = kernel_config(kernel, target, block_d, case.kind, longest)
         constants = {"DIM": case.dim, "BLOCK_D": block_d, "BLOCK_N": config.block_n, "HAS_MASK": case.masked}
         constants["PRECISION"] = "tf32" if case.kind == TF32 else "ieee"
