@@ -14,11 +14,7 @@ from dnabert2.bert_layers.alibi import alibi_attention_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 flash_alibi = importlib.import_module("dnabert2.bert_layers.flash_alibi")
-pytestmark = [
-    pytest.mark.usefixtures("kernels", "poison"),
-    # numpy warns of the infinities and NaN that the interpreter computes with.
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
-]
+pytestmark = pytest.mark.usefixtures("kernels", "poison")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

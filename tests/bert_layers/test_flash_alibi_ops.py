@@ -12,11 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("triton", reason="Triton is not installed")
 flash_alibi = importlib.import_module("dnabert2.bert_layers.flash_alibi")
-pytestmark = [
-    pytest.mark.usefixtures("kernels", "poison"),
-    # numpy warns of the infinities and NaN that the interpreter computes with.
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
-]
+pytestmark = pytest.mark.usefixtures("kernels", "poison")
 
 
 @pytest.mark.parametrize(
