@@ -14,7 +14,6 @@ import torch
 from dnabert2.bert_layers.alibi import alibi_slopes
 from dnabert2.bert_layers.skipping import key_spans
 
-# numpy warns of the infinities and NaN that the interpreter computes with.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TILE, KEY_BLOCK, HEAD_DIM = 128, 64, 16
 MODES = ("exact", "fp32")
