@@ -73,10 +73,12 @@ AMPERE = {
 PLAIN = {
     "forward": (KernelConfig(32, 32, 4, 1), KernelConfig(32, 32, 8, 1)),
     "query_gradient": (KernelConfig(32, 32, 8, 1), KernelConfig(16, 16, 8, 1)),
-    "key_gradient": (KernelConfig(16, 32, 8, 1), KernelConfig(16, 32, 16, 1)),
+    "key_gradient": (KernelConfig(16, 32, 8, 1), KernelConfig(16, 32, 8, 1)),
     "block_gradient": (KernelConfig(32, 32, 8, 1), KernelConfig(16, 16, 8, 1)),
     "bound": (KernelConfig(64, 16, 8, 2), KernelConfig(64, 16, 8, 2)),
 }
+# Forward on NVIDIA where every sequence is short; of the other kernels, blocks are cut to SHORT.
+SHORT_FORWARD = {HALF: KernelConfig(64, 64, 4, 3), TF32: KernelConfig(64, 32, 4, 2)}
 # mfma, which takes float32 too; 64 KiB of shared memory, 512 registers.
 CDNA_FLOAT32 = {
     "forward": (KernelConfig(128, 64, 8, 2), KernelConfig(64, 32, 4, 2)),
@@ -146,6 +148,8 @@ def kernel_config(kernel: str, architecture: str, block_d: int, products: str, m
         family = {"sm_90": HOPPER, "sm_100": BLACKWELL}.get(architecture, AMPERE)
     config = family.get(products, PLAIN)[kernel][int(block_d > 64)]
     if max_seqlen <= SHORT:
+        if kernel == "forward" and family is not CDNA:
+            config = SHORT_FORWARD.get(products, config)
         config = config._replace(block_m=min(config.block_m, SHORT), block_n=min(config.block_n, SHORT))
     return config
 
