@@ -41,7 +41,7 @@ from .measure import (
 from .options import KERNELS_DEFAULTS, fill_in
 from .output import check_output, check_rounds, save
 from .problems import Problem, lengths_of, random_problem
-from .rivals import reason_without_triton
+from .rivals import RIVALS
 from .variants import check_device
 
 __all__ = ["GateError", "run"]
@@ -103,7 +103,7 @@ def _check(options: argparse.Namespace, device: torch.device):
     for kernel in options.kernels:
         if kernel not in CANDIDATES:
             raise UserError(f"{kernel!r} is not a kernel: choose among {', '.join(CANDIDATES)}.")
-    if reason := reason_without_triton(device):
+    if reason := RIVALS["triton"].needs(device, DTYPES[options.dtype]):
         raise UserError(f"{reason}.")
 
 

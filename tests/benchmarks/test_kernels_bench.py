@@ -100,3 +100,10 @@ def test_what_fails_is_in_the_result(few, monkeypatch, tmp_path):
 def test_options_that_cannot_be_used(arguments, message, capsys):
     assert bench(*arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU has them")
+def test_the_interpreter_has_no_bfloat16_products(capsys):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    assert bench("--dtype", "bfloat16") == 2
+    assert "no bfloat16 products" in capsys.readouterr().err
