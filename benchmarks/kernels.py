@@ -21,7 +21,15 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from ..bert_layers.kernel_configs import TF32, KernelConfig, gpu_architecture, kernel_config, one_block, products
+from ..bert_layers.kernel_configs import (
+    TF32,
+    KernelConfig,
+    gpu_architecture,
+    kernel_config,
+    kind_of,
+    one_block,
+    products,
+)
 from ..errors import UserError
 from ..precision import DTYPES
 from ..provenance import provenance
@@ -107,15 +115,10 @@ def _check(options: argparse.Namespace, device: torch.device):
         raise UserError(f"{reason}.")
 
 
-def _kind(problem: Problem) -> tuple[str, int, str]:
-    architecture, head_dim = gpu_architecture(problem.device), problem.qkv.shape[3]
-    return architecture, max(16, 1 << (head_dim - 1).bit_length()), products(architecture, problem.dtype)
-
-
 def _kernels(problem: Problem, wanted: list[str]) -> list[str]:
     """Those that a batch of this length runs."""
     backward = ["query_gradient", "key_gradient"]
-    if problem.length <= one_block(*_kind(problem)):
+    if problem.length <= one_block(*kind_of(problem.qkv)):
         backward = ["block_gradient"]
     return [kernel for kernel in wanted if kernel in ["forward", *backward]]
 
@@ -126,8 +129,8 @@ def _time_kernel(
     """A JSON-ready row for each candidate, the table's own among them."""
     device, clock = problem.device, stopwatch(problem.device)
     # Blocks of another size cut other numbers to tf32.
-    bound = 2.0**-9 if _kind(problem)[2] == TF32 else error_bound(problem.dtype, 1)
-    own = kernel_config(kernel, *_kind(problem), problem.length)
+    bound = 2.0**-9 if kind_of(problem.qkv)[2] == TF32 else error_bound(problem.dtype, 1)
+    own = kernel_config(kernel, *kind_of(problem.qkv), problem.length)
     cases, rows, took, expected = {}, {}, 0.0, None
     for config in dict.fromkeys([own, *CANDIDATES[kernel]]):
         row = {"length": problem.length, "kernel": kernel, **config._asdict(), "is_table": config == own}

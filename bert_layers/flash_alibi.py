@@ -15,7 +15,7 @@ import torch
 from transformers.utils import is_triton_available
 
 from .alibi_kernels import block_gradient_kernel, forward_kernel, key_gradient_kernel, query_gradient_kernel
-from .kernel_configs import TF32, gpu_architecture, kernel_config, one_block, products
+from .kernel_configs import TF32, kernel_config, kind_of, one_block
 from .skipping import BUDGET, KEY_BLOCK, LEAST_EXPONENT, SLACK, SLACK_TF32, TILE, check_skip
 from .span_kernels import bound_kernel, plan_kernel, span_kernel, transpose_kernel
 
@@ -137,7 +137,7 @@ def _check(q, k, v, slopes, cu_seqlens):
 def _launch(kernel, q, mask, plan, max_seqlen, arguments, *, tile=None, **constants):
     """One of the attention kernels on every tile and head; `tile` names the block of a program, if not a tile."""
     name = kernel.fn.__name__.removesuffix("_kernel")
-    config = kernel_config(name, *_kind(q), max_seqlen)
+    config = kernel_config(name, *kind_of(q), max_seqlen)
     constants |= _constants(q, mask) | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
     programs = 1 if tile is None else TILE // constants[tile]
     with _on_device(q):
@@ -146,14 +146,8 @@ def _launch(kernel, q, mask, plan, max_seqlen, arguments, *, tile=None, **consta
         )
 
 
-def _kind(q: torch.Tensor) -> tuple[str, int, str]:
-    """What `kernel_configs.py` chooses by: the GPU, the head dimension as a power of two, the kind of products."""
-    architecture = gpu_architecture(q.device)
-    return architecture, max(16, triton.next_power_of_2(q.shape[2])), products(architecture, q.dtype)
-
-
 def _constants(q, mask) -> dict:
-    _, block_d, kind = _kind(q)
+    _, block_d, kind = kind_of(q)
     precision = "tf32" if kind == TF32 else "ieee"
     return {"DIM": q.shape[2], "BLOCK_D": block_d, "HAS_MASK": mask is not None, "PRECISION": precision}
 
@@ -182,8 +176,8 @@ def _find_spans(q, k, slopes, plan, mask, scale, skip, spans):
     exact = skip == "exact"
     reach, floor = torch.empty((2, heads, rows), dtype=torch.float32, device=q.device)
     peak = torch.empty((heads, slots, TILE // KEY_BLOCK), dtype=torch.float32, device=q.device)
-    slack = SLACK_TF32 if _kind(q)[2] == TF32 else SLACK
-    config = kernel_config("bound", *_kind(q), TILE)
+    slack = SLACK_TF32 if kind_of(q)[2] == TF32 else SLACK
+    config = kernel_config("bound", *kind_of(q), TILE)
     with _on_device(q):
         bound_kernel[slots * TILE // KEY_BLOCK, heads](
             *(q, k, reach, floor, peak, slopes, plan.tiles, plan.tiles if mask is None else mask, scale, slack),
@@ -293,7 +287,7 @@ def _backward_op(
     masked = tiles if mask is None else mask
     sizes = (q.shape[0], tiles.shape[0])
     common = (q, mask, plan, max_seqlen)
-    if max_seqlen <= one_block(*_kind(q)):
+    if max_seqlen <= one_block(*kind_of(q)):
         arguments = (q, k, v, grad, lse, dq, dk, dv, slopes, tiles, masked, scale, *_strides(q, k, v, grad), *sizes)
         _launch(block_gradient_kernel, *common, arguments)
         return dq, dk, dv

@@ -133,6 +133,12 @@ def products(architecture: str, dtype: torch.dtype) -> str:
     return TF32 if has_tf32 and allows_tf32() else FULL
 
 
+def kind_of(q: torch.Tensor) -> tuple[str, int, str]:
+    """What the table is read by, for q (..., head_dim): architecture, head dimension as a power of two, products."""
+    architecture = gpu_architecture(q.device)
+    return architecture, max(16, 1 << (q.shape[-1] - 1).bit_length()), products(architecture, q.dtype)
+
+
 def kernel_config(kernel: str, architecture: str, block_d: int, products: str, max_seqlen: int) -> KernelConfig:
     """
     The configuration of a kernel, by its name without "_kernel".

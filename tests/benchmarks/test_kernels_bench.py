@@ -8,7 +8,7 @@ import torch
 
 from dnabert2.benchmarks import kernels as bench_kernels
 from dnabert2.benchmarks import main
-from dnabert2.bert_layers.kernel_configs import KernelConfig
+from dnabert2.bert_layers.kernel_configs import KernelConfig, kind_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = ["--device", DEVICE, "--dtype", "float16", "--tokens", "140", "--heads", "1", "--head_dim", "16"]
@@ -50,7 +50,7 @@ def test_each_candidate_is_what_runs(few, monkeypatch, tmp_path):
 
     def spy(kernel, q, mask, plan, max_seqlen, *arguments, **options):
         name = kernel.fn.__name__.removesuffix("_kernel")
-        seen.add((name, flash_alibi.kernel_config(name, *flash_alibi._kind(q), max_seqlen)))
+        seen.add((name, flash_alibi.kernel_config(name, *kind_of(q), max_seqlen)))
         launch(kernel, q, mask, plan, max_seqlen, *arguments, **options)
 
     monkeypatch.setattr(flash_alibi, "_launch", spy)
@@ -68,7 +68,7 @@ def test_what_fails_is_in_the_result(few, monkeypatch, tmp_path):
     attention = flash_alibi.planned_attention
 
     def planned_attention(q, *arguments, **options):
-        config = flash_alibi.kernel_config("forward", *flash_alibi._kind(q), 140)
+        config = flash_alibi.kernel_config("forward", *kind_of(q), 140)
         if config.block_n == 128:
             raise RuntimeError("out of resource: shared memory")
         return attention(q, *arguments, **options) + (0.1 if config.num_stages == 4 else 0.0)
