@@ -12,6 +12,8 @@ from . import __version__
 # verb -> (module, what it does)
 VERBS = {
     "train-tokenizer": ("tokenizer.train", "train a byte-pair tokenizer on FASTA files"),
+    "build-corpus": ("training.corpus", "make a pretraining corpus of FASTA files"),
+    "pretrain": ("training.pretrain", "train a masked language model on a corpus"),
     "finetune": ("training.finetune", "fine-tune a classifier on tables of sequences"),
     "export": ("hub.export", "build a Hugging Face Hub folder from a checkpoint"),
     "bench": ("benchmarks.main", "measure speed and memory"),

@@ -30,7 +30,7 @@ from .bert_layers.checkpoints import checkpoint_errors, refuse_foreign_weights, 
 from .bert_layers.embeddings import DNABert2Embeddings
 from .bert_layers.encoder import DNABert2Encoder
 from .bert_layers.heads import DNABert2MLMHead, DNABert2Pooler
-from .bert_layers.losses import sequence_loss, token_loss
+from .bert_layers.losses import IGNORE_INDEX, sequence_loss, token_loss
 from .bert_layers.triton_backend import default_implementation, triton_or_fallback
 from .bert_layers.unpadding import SequenceLayout, packed_layout, padded_layout
 from .configuration_dnabert2 import DNABert2Config
@@ -299,18 +299,25 @@ class DNABert2ForMaskedLM(DNABert2PreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        labelled_only: bool = False,
     ) -> MaskedLMOutput | tuple:
         """
         Inputs as in `DNABert2Model.forward`. `labels` (batch, length) int64: -100 is ignored, every other id counts.
+        `labelled_only`, with labels: run the head on the labelled positions alone, as pretraining does.
 
         Returns:
-            `loss` if there are labels (0 if all are ignored), `logits` (batch, length, vocabulary) of every position.
+            `loss` if there are labels (0 if all are ignored), `logits` (batch, length, vocabulary) of every position,
+            or (labelled, vocabulary) with `labelled_only`.
         """
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, inputs_embeds, output_attentions, output_hidden_states, True
         )
-        logits = self.cls(encoded.last_hidden_state)
+        hidden = encoded.last_hidden_state
+        if labelled_only and labels is not None:
+            is_labelled = labels != IGNORE_INDEX
+            hidden, labels = hidden[is_labelled], labels[is_labelled]
+        logits = self.cls(hidden)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if return_dict else output.to_tuple()

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from transformers import DataCollatorWithPadding, HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..atomic import whole_file, write_whole
@@ -31,7 +30,9 @@ from ..provenance import provenance
 from ..remote_code import make_self_contained
 from ..tokenizer.files import OURS, load_tokenizer
 from ..tokenizer.policy import PolicyReport, TextPolicy
+from .arguments import parse_options
 from .metrics import classification_scores
+from .model_settings import new_config
 from .runs import check_output, run_settings, start_output
 from .tables import SPLITS, Table, class_names, find_tables, label_ids, read_table
 
@@ -103,29 +104,10 @@ class FineTuningArguments(TrainingArguments):
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, FineTuningArguments]:
     """From flags, or from one lone .json or .yaml file; raises UserError for a file that cannot be used."""
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, FineTuningArguments), description=__doc__.split("\n\n")[0]
+    parsed = parse_options(
+        (ModelArguments, DataArguments, FineTuningArguments), argv, description=__doc__.split("\n\n")[0]
     )
-    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
-        path = Path(argv[0])
-        if not path.is_file():
-            raise UserError(f"{path}: no such file.")
-        try:
-            read = parser.parse_json_file if path.suffix == ".json" else parser.parse_yaml_file
-            parsed = read(argv[0])
-        except (ValueError, TypeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: not a configuration of this verb ({error}).") from error
-    else:
-        try:
-            parsed = parser.parse_args_into_dataclasses(args=argv)
-        except ValueError as error:
-            raise UserError(f"the options cannot be used: {error}") from error
     model_args, data_args, training_args = parsed
-    if isinstance(model_args.config_overrides, str):
-        try:
-            model_args.config_overrides = json.loads(model_args.config_overrides)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--config_overrides is not a JSON object ({error}).") from error
     if (model_args.model_name_or_path is None) == (model_args.config_overrides is None):
         raise UserError("give either --model_name_or_path, or --config_overrides to train from scratch.")
     if data_args.data_path is None:
@@ -139,13 +121,7 @@ def build_model(args: ModelArguments, classes: list[str], tokenizer) -> DNABert2
     """The classifier, new or loaded; set the seed before: its head is random either way."""
     labels = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
     if args.model_name_or_path is None:
-        unknown = sorted(set(args.config_overrides) - set(DNABert2Config().to_dict()))
-        if unknown:
-            raise UserError(f"--config_overrides: {unknown[0]!r} is no value of DNABert2Config; correct its spelling.")
-        try:
-            config = DNABert2Config(**{"vocab_size": len(tokenizer), **args.config_overrides}, **labels)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"--config_overrides: {error}") from error
+        config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer), **labels)
         model = DNABert2ForSequenceClassification(config)
     else:
         model = load_model("DNABert2ForSequenceClassification", args.model_name_or_path, **labels)

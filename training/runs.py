@@ -54,10 +54,10 @@ def start_output(settings: dict, output: Path):
     write_whole(output / "run.json", json.dumps(settings, indent=2) + "\n")
 
 
-def run_settings(*arguments) -> dict:
-    """The options that decide a run's result, JSON-ready; paths of logs and progress bars do not."""
+def run_settings(*arguments, ignore: set[str] = frozenset()) -> dict:
+    """The options that decide a run's result, JSON-ready; paths of logs, progress bars and `ignore` do not."""
     settings = {}
     for group in arguments:
         values = group.to_dict() if isinstance(group, TrainingArguments) else vars(group)
-        settings |= {key: value for key, value in values.items() if key not in NOT_SETTINGS}
+        settings |= {key: value for key, value in values.items() if key not in NOT_SETTINGS | ignore}
     return json.loads(json.dumps(settings, default=str))

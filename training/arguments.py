@@ -1,0 +1,63 @@
+"""Options of the training verbs: dataclasses from flags, or from one lone .json or .yaml file."""
+
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..errors import UserError
+
+
+def parse_options(dataclasses: tuple[type, ...], argv: list[str], description: str) -> tuple:
+    """
+    One instance of each dataclass.
+
+    Args:
+        argv: flags, and at most one .json or .yaml file with a whole configuration, alone in the first place or behind
+            `--config`; flags beside it change single values.
+
+    Raises:
+        UserError: for a file or a value that cannot be used.
+    """
+    parser = HfArgumentParser(dataclasses, description=description)
+    path, argv = _configuration_file(argv)
+    if path is not None:
+        settings = read_settings(path)
+        known = {action.dest for action in parser._actions}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise UserError(f"{path}: there is no option {unknown[0]!r} of this verb; `--help` lists them.")
+        # Options that must be given are given, if the file gives them.
+        for action in parser._actions:
+            action.required = action.required and action.dest not in settings
+        parser.set_defaults(**settings)
+    try:
+        return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the options cannot be used: {error}") from error
+
+
+def _configuration_file(argv: list[str]) -> tuple[Path | None, list[str]]:
+    if "--config" in argv:
+        place = argv.index("--config")
+        if place + 1 == len(argv):
+            raise UserError("--config names no file; give a .json or .yaml file behind it.")
+        return Path(argv[place + 1]), argv[:place] + argv[place + 2 :]
+    if argv and argv[0].endswith((".json", ".yaml", ".yml")):
+        return Path(argv[0]), argv[1:]
+    return None, argv
+
+
+def read_settings(path: Path) -> dict:
+    """The mapping in a .json or .yaml file; raises UserError if there is none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file.")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: not a configuration, neither JSON nor YAML ({' '.join(str(error).split())})."
+        ) from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: holds no mapping of options to values.")
+    return settings

@@ -1,0 +1,289 @@
+"""Pretrain a masked language model of DNA on a corpus, or go on pretraining one on sequence of your own.
+
+    dnabert2 build-corpus --input genomes/ --output corpus
+    dnabert2 pretrain --corpus corpus --config training/recipes/smoke.json --output_dir runs/smoke      # two CPU cores
+    torchrun --nproc_per_node 8 -m dnabert2.training.pretrain --corpus corpus \\
+        --config training/recipes/dnabert2-117m.json --output_dir runs/dnabert2
+
+Every option of transformers' `TrainingArguments` works. `--global_batch_size` counts sequences over all processes:
+what a step trains on does not depend on how many there are. `--output_dir` receives the model as a folder that loads
+like a Hub repository, `metrics.json`, `curve.png` and TensorBoard's logs. Killed at any moment, the same command
+continues from the last checkpoint as if nothing had happened.
+"""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments, set_seed
+from transformers.utils import logging
+
+from ..atomic import write_whole
+from ..configuration_dnabert2 import DNABert2Config
+from ..errors import UserError, run_verb
+from ..loading import load_model
+from ..modeling_dnabert2 import DNABert2ForMaskedLM
+from ..provenance import provenance
+from ..remote_code import make_self_contained
+from ..tokenizer.files import load_tokenizer
+from .arguments import parse_options
+from .corpus_stream import Corpus, PretrainingStream
+from .curves import plot_curve
+from .evaluation import mask_held_out, read_held_out
+from .low_precision import use_low_precision_layer_norms
+from .masking import MaskingPolicy
+from .model_settings import new_config
+from .pretrainer import Pretrainer, list_checkpoints
+from .runs import check_output, run_settings, start_output
+from .throughput import Meter, flops_per_token, peak_flops
+
+# How the work is dealt out does not decide a run's result, so that it may go on with other hardware.
+NOT_SETTINGS = {
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "fsdp",
+    "fsdp_config",
+    "ddp_find_unused_parameters",
+    "local_rank",
+    "save_total_limit",
+}
+
+
+@dataclass
+class ModelArguments:
+    """Where the network comes from: a checkpoint, or a configuration to train from scratch."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model folder or Hub id to go on with; its own layout or the published one."}
+    )
+    config_overrides: dict | str | None = field(
+        default=None,
+        metadata={"help": "Train from scratch instead: a JSON object of DNABert2Config values, {} for the full size."},
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention backend; by default the fastest that works here."}
+    )
+    low_precision_layer_norm: bool = field(
+        default=True, metadata={"help": "With --bf16 or --fp16: layer norms in half precision, summed in float32."}
+    )
+
+
+@dataclass
+class CorpusOptions:
+    """What it is trained on."""
+
+    corpus: str | None = field(
+        default=None, metadata={"help": "Folder of build-corpus, or a Hub dataset of its form."}
+    )
+    corpus_revision: str | None = field(default=None, metadata={"help": "Commit or branch of a Hub dataset."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of a sequence with [CLS] and [SEP]; by default a window and these two."},
+    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to predict."})
+    global_batch_size: int = field(default=4096, metadata={"help": "Sequences of a step, over all processes."})
+    eval_sequences: int = field(default=256, metadata={"help": "Held-out sequences of each group to evaluate on."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --output_dir."})
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with the published recipe as defaults."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the model, its checkpoints and logs."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=1e-5, metadata={"help": "AdamW's weight decay."})
+    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's beta1."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's beta2."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
+    max_steps: int = field(default=500_000, metadata={"help": "Steps of a global batch each."})
+    warmup_steps: float = field(default=30_000, metadata={"help": "Steps to the peak learning rate."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Sequences of one forward pass."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Sequences of one pass when evaluating."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: steps or no."})
+    eval_steps: float | None = field(default=5_000, metadata={"help": "Steps between two evaluations."})
+    save_steps: float = field(default=5_000, metadata={"help": "Steps between checkpoints; a multiple of logging's."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    report_to: str = field(default="tensorboard", metadata={"help": "Where to log: none, tensorboard, wandb, ..."})
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, PretrainingArguments]:
+    """From flags and at most one .json or .yaml file; raises UserError for values that cannot be used."""
+    model_args, corpus_args, args = parse_options(
+        (ModelArguments, CorpusOptions, PretrainingArguments), argv, __doc__.split("\n\n")[0]
+    )
+    if (model_args.model_name_or_path is None) == (model_args.config_overrides is None):
+        raise UserError("give either --model_name_or_path, or --config_overrides to train from scratch.")
+    if corpus_args.corpus is None:
+        raise UserError("--corpus is missing: the folder that build-corpus wrote, or a Hub dataset like it.")
+    if args.output_dir is None:
+        raise UserError("--output_dir is missing: the folder for the model and its checkpoints.")
+    if args.max_steps < 1:
+        raise UserError("--max_steps must be at least 1: the stream of a corpus has no end.")
+    if not 0 < corpus_args.mlm_probability < 1:
+        raise UserError(f"--mlm_probability {corpus_args.mlm_probability}: must be between 0 and 1.")
+    if args.gradient_accumulation_steps != 1:
+        raise UserError("--gradient_accumulation_steps follows from --global_batch_size; leave it out.")
+    if args.save_strategy == "steps" and (args.save_steps < 1 or args.save_steps % args.logging_steps):
+        raise UserError(
+            f"--save_steps {args.save_steps:g} must be a multiple of --logging_steps {args.logging_steps:g}, so that a "
+            "run that goes on logs the same losses."
+        )
+    if args.load_best_model_at_end or args.auto_find_batch_size:
+        raise UserError("--load_best_model_at_end and --auto_find_batch_size do not go with pretraining.")
+    return model_args, corpus_args, args
+
+
+def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM:
+    """
+    The network, new or loaded, in float32.
+
+    Raises:
+        UserError: if it cannot be built, or if a checkpoint was trained with another tokenizer than the corpus.
+    """
+    backend = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    try:
+        if args.model_name_or_path is None:
+            config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer))
+            model = DNABert2ForMaskedLM._from_config(config, dtype=torch.float32, **backend)
+        else:
+            model = load_model("DNABert2ForMaskedLM", args.model_name_or_path, dtype=torch.float32, **backend)
+    except ImportError as error:
+        raise UserError(f"--attn_implementation {args.attn_implementation}: {error}") from error
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(
+            f"the corpus has ids up to {len(tokenizer) - 1}, but the model's vocabulary ends at "
+            f"{model.config.vocab_size - 1}; build the corpus with the model's --tokenizer."
+        )
+    if args.model_name_or_path is not None:
+        if load_tokenizer(args.model_name_or_path).get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"the corpus was built with another tokenizer than {args.model_name_or_path} was trained with; build it "
+                f"with --tokenizer {args.model_name_or_path}."
+            )
+    return model
+
+
+def pretrain(argv: list[str]):
+    """Body of the verb."""
+    model_args, corpus_args, args = parse_arguments(argv)
+    output = Path(args.output_dir)
+    is_main = args.process_index == 0  # asking starts the process group, if there are several
+    settings = run_settings(model_args, corpus_args, args, ignore=NOT_SETTINGS)
+    checkpoint = _from_main(lambda: check_output(settings, output, corpus_args.overwrite), args)
+    if not sys.stderr.isatty():
+        args.disable_tqdm = True
+        logging.disable_progress_bar()
+    corpus = Corpus.open(corpus_args.corpus, corpus_args.corpus_revision)
+    tokenizer = load_tokenizer(corpus.tokenizer_source())
+    max_length = corpus_args.max_length or corpus.manifest["settings"]["window_tokens"] + 2
+    stream = PretrainingStream(
+        corpus,
+        tokenizer,
+        MaskingPolicy.of(tokenizer, corpus_args.mlm_probability),
+        corpus_args.global_batch_size,
+        args.per_device_train_batch_size,
+        max_length,
+        args.data_seed or args.seed,
+        args.process_index,
+        args.world_size,
+    )
+    args.gradient_accumulation_steps = stream.accumulation_steps
+    # The stream finds its place by itself; a loss that is not finite must be seen, not filtered.
+    args.ignore_data_skip, args.logging_nan_inf_filter = True, False
+
+    set_seed(args.seed)
+    model = build_model(model_args, tokenizer)
+    held_out = None
+    if args.eval_strategy != "no":
+        rows = read_held_out(corpus, corpus_args.eval_sequences)
+        held_out = mask_held_out(rows, tokenizer, max_length, corpus_args.mlm_probability, model.config.vocab_size)
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    if model_args.low_precision_layer_norm and dtype != torch.float32:
+        use_low_precision_layer_norms(model)
+    peak, peak_source = peak_flops(args.device, dtype)
+    flops = flops_per_token(model.config, max_length, corpus_args.mlm_probability)
+    trainer = Pretrainer(
+        model=model,
+        args=args,
+        stream=stream,
+        meter=Meter(flops, peak, args.world_size),
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+    )
+    if is_main:
+        source = model_args.model_name_or_path or "new, random weights"
+        parameters = sum(p.numel() for p in model.parameters())
+        print(
+            f"{parameters:,} parameters from {source}; {args.max_steps:,} steps of {corpus_args.global_batch_size:,} "
+            f"sequences of at most {max_length} tokens in {args.world_size} x {stream.accumulation_steps} micro-batches; "
+            f"MFU is of {peak / 1e12:.4g} TFLOP/s ({peak_source})."
+        )
+        print(f"continuing from {checkpoint}" if checkpoint else f"starting in {output}", flush=True)
+        if not checkpoint:
+            start_output(settings, output)
+            shutil.rmtree(output / "runs", ignore_errors=True)  # TensorBoard's logs of what is overwritten
+    trainer.accelerator.wait_for_everyone()
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    save_run(trainer, time.perf_counter() - start, {"flops_per_token": flops, "peak": peak, "peak_of": peak_source})
+
+
+def _from_main(function, args: TrainingArguments):
+    """What `function` returns in the first process, in all of them; only that one looks at the output folder."""
+    answer = [function() if args.process_index == 0 else None]
+    return broadcast_object_list(answer)[0] if args.world_size > 1 else answer[0]
+
+
+def save_run(trainer: Pretrainer, seconds: float, speed: dict):
+    """Evaluate, write the model and the curve and, last, `metrics.json`, whose presence says that the run is whole."""
+    args, state = trainer.args, trainer.state
+    output = Path(args.output_dir)
+    last = state.log_history[-1] if state.log_history else {}
+    is_scored = last.get("step") == state.global_step and "eval_loss" in last
+    if trainer.eval_dataset is not None and not is_scored:
+        trainer.evaluate()
+    trainer.save_model(str(output))
+    if args.process_index != 0:
+        return
+    make_self_contained(output)
+    history = state.log_history
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    rates = sorted(entry["tokens_per_second"] for entry in history if entry.get("tokens_per_second"))
+    record = {
+        "steps": state.global_step,
+        "evaluation": {k.removeprefix("eval_"): v for k, v in evaluations[-1].items() if k.startswith("eval_")}
+        if evaluations
+        else None,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "train_seconds_since_start_or_resume": round(seconds, 1),
+        "tokens_per_second_median": rates[len(rates) // 2] if rates else None,
+        **speed,
+        "processes": args.world_size,
+        "checkpoints": [path.name for path in list_checkpoints(output)],
+        "history": history,
+        "provenance": provenance(args.device.type),
+    }
+    plot_curve(history, output / "curve.png", f"{record['parameters'] / 1e6:.1f}M parameters")
+    write_whole(output / "metrics.json", json.dumps(record, indent=1) + "\n")
+    for entry in evaluations[-1:]:
+        print(" ".join(f"{name} {entry[f'eval_{name}']:.4f}" for name in ("loss", "accuracy", "bits_per_base")))
+    print(f"{output}: whole, after {state.global_step:,} steps.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_verb(pretrain, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
