@@ -17,8 +17,8 @@ def run_verb(function: Callable, *args) -> int:
     Call `function(*args)` as the body of a command.
 
     Returns:
-        0 if it returns, 2 with `error: ...` on standard error for a `UserError`, 1 with the same for a `RunFailed`, 130
-        if interrupted. Anything else is a defect of ours and is raised (Python then exits with 1).
+        0 if it returns, 2 with `error: ...` on standard error for a `UserError`, 1 with the same for a `RunFailed`,
+        130 if interrupted. Anything else is a defect of ours and is raised (Python then exits with 1).
     """
     try:
         function(*args)

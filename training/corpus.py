@@ -109,8 +109,8 @@ def build_corpus(argv: list[str]):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         raise UserError(
-            f"{error.filename or output}: {os.strerror(error.errno)}; what is finished is whole and is kept: make room "
-            "or permit writing, and start the same command again."
+            f"{error.filename or output}: {os.strerror(error.errno)}; what is finished is whole and is kept: make "
+            "room or permit writing, and start the same command again."
         ) from error
 
 
@@ -264,8 +264,8 @@ def is_whole(output: Path, settings: dict, overwrite: bool) -> bool:
         if not overwrite:
             state = "a corpus" if name == "manifest.json" else "an unfinished corpus"
             raise UserError(
-                f"{output}: holds {state} of other settings ({', '.join(changed[:5])}); choose another --output or add "
-                "--overwrite."
+                f"{output}: holds {state} of other settings ({', '.join(changed[:5])}); choose another --output or "
+                "add --overwrite."
             )
         for old in (WORK, *SPLITS):
             shutil.rmtree(output / old, ignore_errors=True)

@@ -17,9 +17,9 @@ def corpus_card(manifest: dict) -> str:
 # Tokenised genomes for pretraining DNABERT-2
 
 Windows of {settings["window_tokens"]} byte-pair tokens ([CLS] and [SEP] not included) from {len(manifest["sources"])}
-files of {len(species)} species, shuffled, built by `dnabert2 build-corpus`. `manifest.json` has every source file with
-its checksum, every record and whether it is held out, the settings, and each shard's checksum and counts. Whole records
-are held out, never windows of a record that also trains.
+files of {len(species)} species, shuffled, built by `dnabert2 build-corpus`. `manifest.json` has every source file
+with its checksum, every record and whether it is held out, the settings, and each shard's checksum and counts. Whole
+records are held out, never windows of a record that also trains.
 
 | split | group | windows | tokens | bases |
 | --- | --- | ---: | ---: | ---: |

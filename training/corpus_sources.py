@@ -152,9 +152,9 @@ def hold_out(sources: list[Source], patterns: list[str], share: float) -> list[s
     """
     Decide which records are for validation: whole ones only, never windows of a record that also trains.
 
-    A file's `split` in the table decides for all its records. With `patterns`, so does a pattern that matches the
-    accession, the species, both with a colon between, or the file's name. Only where neither says anything anywhere is a share of each group
-    chosen: its longest records that fit into `share` of its bases, or its shortest record.
+    A file's `split` in the table decides for all its records. So does a pattern that matches the accession, the
+    species, both with a colon between, or the file's name. Only where neither says anything anywhere is a share of
+    each group chosen: its longest records that fit into `share` of its bases, or its shortest record.
 
     Args:
         patterns: shell-style, `chr20`, `Danio*` or `Homo sapiens:chr2?`.

@@ -96,8 +96,9 @@ class FineTuningArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default="matthews_correlation", metadata={"help": "Development score that chooses the best checkpoint."}
     )
+    # Not default_factory: HfArgumentParser takes no notice of it for a bool.
     dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Page-lock batches; of use with a GPU only."}
+        default=torch.cuda.is_available(), metadata={"help": "Page-lock batches; of use with a GPU only."}
     )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, tensorboard, wandb, ..."})
 

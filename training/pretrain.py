@@ -39,6 +39,7 @@ from .low_precision import use_low_precision_layer_norms
 from .masking import MaskingPolicy
 from .model_settings import new_config
 from .pretrainer import Pretrainer, list_checkpoints
+from .progress import use_lines
 from .runs import check_output, run_settings, start_output
 from .throughput import Meter, flops_per_token, peak_flops
 
@@ -114,6 +115,11 @@ class PretrainingArguments(TrainingArguments):
     eval_steps: float | None = field(default=5_000, metadata={"help": "Steps between two evaluations."})
     save_steps: float = field(default=5_000, metadata={"help": "Steps between checkpoints; a multiple of logging's."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    # Not default_factory: HfArgumentParser takes no notice of it for a bool.
+    use_cpu: bool = field(
+        default=not torch.accelerator.is_available(),
+        metadata={"help": "Train on the CPU; by default where there is no GPU."},
+    )
     report_to: str = field(default="tensorboard", metadata={"help": "Where to log: none, tensorboard, wandb, ..."})
 
 
@@ -136,8 +142,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, Pre
         raise UserError("--gradient_accumulation_steps follows from --global_batch_size; leave it out.")
     if args.save_strategy == "steps" and (args.save_steps < 1 or args.save_steps % args.logging_steps):
         raise UserError(
-            f"--save_steps {args.save_steps:g} must be a multiple of --logging_steps {args.logging_steps:g}, so that a "
-            "run that goes on logs the same losses."
+            f"--save_steps {args.save_steps:g} must be a multiple of --logging_steps {args.logging_steps:g}, so that "
+            "a run that goes on logs the same losses."
         )
     if args.load_best_model_at_end or args.auto_find_batch_size:
         raise UserError("--load_best_model_at_end and --auto_find_batch_size do not go with pretraining.")
@@ -165,12 +171,12 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM:
             f"the corpus has ids up to {len(tokenizer) - 1}, but the model's vocabulary ends at "
             f"{model.config.vocab_size - 1}; build the corpus with the model's --tokenizer."
         )
-    if args.model_name_or_path is not None:
-        if load_tokenizer(args.model_name_or_path).get_vocab() != tokenizer.get_vocab():
-            raise UserError(
-                f"the corpus was built with another tokenizer than {args.model_name_or_path} was trained with; build it "
-                f"with --tokenizer {args.model_name_or_path}."
-            )
+    name = args.model_name_or_path
+    if name is not None and load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"the corpus was built with another tokenizer than {name} was trained with; build it with "
+            f"--tokenizer {name}."
+        )
     return model
 
 
@@ -221,13 +227,14 @@ def pretrain(argv: list[str]):
         eval_dataset=held_out,
         processing_class=tokenizer,
     )
+    use_lines(trainer, with_bar=not args.disable_tqdm)
     if is_main:
         source = model_args.model_name_or_path or "new, random weights"
         parameters = sum(p.numel() for p in model.parameters())
         print(
             f"{parameters:,} parameters from {source}; {args.max_steps:,} steps of {corpus_args.global_batch_size:,} "
-            f"sequences of at most {max_length} tokens in {args.world_size} x {stream.accumulation_steps} micro-batches; "
-            f"MFU is of {peak / 1e12:.4g} TFLOP/s ({peak_source})."
+            f"sequences of at most {max_length} tokens in {args.world_size} x {stream.accumulation_steps} "
+            f"micro-batches; MFU is of {peak / 1e12:.4g} TFLOP/s ({peak_source})."
         )
         print(f"continuing from {checkpoint}" if checkpoint else f"starting in {output}", flush=True)
         if not checkpoint:
@@ -249,8 +256,7 @@ def save_run(trainer: Pretrainer, seconds: float, speed: dict):
     """Evaluate, write the model and the curve and, last, `metrics.json`, whose presence says that the run is whole."""
     args, state = trainer.args, trainer.state
     output = Path(args.output_dir)
-    last = state.log_history[-1] if state.log_history else {}
-    is_scored = last.get("step") == state.global_step and "eval_loss" in last
+    is_scored = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)
     if trainer.eval_dataset is not None and not is_scored:
         trainer.evaluate()
     trainer.save_model(str(output))

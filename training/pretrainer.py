@@ -1,4 +1,4 @@
-"""`transformers.Trainer` for masked-LM pretraining: our stream of batches, and checkpoints that are whole or absent."""
+"""`transformers.Trainer` for masked-LM pretraining: our stream of batches; checkpoints that are whole or absent."""
 
 import json
 import os

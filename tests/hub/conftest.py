@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hub_server
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
@@ -36,7 +37,7 @@ def stranger():
 @pytest.fixture(scope="session")
 def serve():
     """Context manager: folders as repositories of a Hub on the loopback."""
-    return load_helper("hub_server").serve
+    return hub_server.serve
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """A Hugging Face Hub on the loopback: serves folders through the endpoints that the real client calls.
 
-Answers `HEAD` and `GET /{repo}/resolve/{revision}/{file}` with ETag, X-Repo-Commit, Content-Length and ranges,
-`/api/models/{repo}[/revision/{revision}]` and `/api/models/{repo}/tree/{revision}[/{path}]`, and 404 with the Hub's
-own error codes for whatever is absent.
+Answers `HEAD` and `GET [/datasets]/{repo}/resolve/{revision}/{file}` with ETag, X-Repo-Commit, Content-Length and
+ranges, `/api/models/{repo}[/revision/{revision}]`, `.../tree/{revision}[/{path}]` and `POST
+.../paths-info/{revision}`, the same for `/api/datasets`, and 404 with the Hub's own error codes for what is absent.
 """
 
 import hashlib
@@ -12,12 +12,13 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
-API = re.compile(rf"/api/models/{REPO}(?:/(?P<kind>revision|tree)/{REVISION}(?:/(?P<path>.+))?)?")
-RESOLVE = re.compile(rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)")
+KINDS = "revision|tree|paths-info"
+API = re.compile(rf"/api/(?:models|datasets)/{REPO}(?:/(?P<kind>{KINDS})/{REVISION}(?:/(?P<path>.+))?)?")
+RESOLVE = re.compile(rf"(?:/datasets)?/{REPO}/resolve/{REVISION}/(?P<path>.+)")
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -36,8 +37,8 @@ class HubHandler(BaseHTTPRequestHandler):
         if resolve:
             return self.send_file(folder / match["path"])
         if match["kind"] == "tree":
-            return self.send_tree(folder, match["path"] or "")
-        siblings = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
+            return self.send_tree(folder, match["path"] or "", "recursive=true" in self.path.lower())
+        siblings = [{"rfilename": str(path.relative_to(folder))} for path in files_of(folder)]
         about = {
             "_id": COMMIT[:24],
             "id": match["repo"],
@@ -47,17 +48,25 @@ class HubHandler(BaseHTTPRequestHandler):
         }
         self.send_json({**about, "private": False, "tags": [], "downloads": 0, "likes": 0})
 
+    def do_POST(self):
+        url = unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.requests.append(f"{self.command} {url}")
+        match = API.fullmatch(url)
+        if not match or match["kind"] != "paths-info" or match["repo"] not in self.server.folders:
+            return self.refuse("RepoNotFound")
+        folder = self.server.folders[match["repo"]]
+        is_json = "json" in self.headers.get("Content-Type", "")
+        names = json.loads(body)["paths"] if is_json else parse_qs(body).get("paths", [])
+        self.send_json([describe(folder / name, folder) for name in names if (folder / name).exists()])
+
     do_HEAD = do_GET
 
-    def send_tree(self, folder: Path, path: str):
-        if path:  # our folders are flat
+    def send_tree(self, folder: Path, path: str, recursive: bool):
+        if not (folder / path).is_dir():
             return self.refuse("EntryNotFound")
-        self.send_json(
-            [
-                {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": blob_id(path.read_bytes())}
-                for path in sorted(folder.iterdir())
-            ]
-        )
+        below = sorted((folder / path).rglob("*") if recursive else (folder / path).iterdir())
+        self.send_json([describe(entry, folder) for entry in below])
 
     def send_file(self, path: Path):
         if not path.is_file():
@@ -87,6 +96,18 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         """Quiet: the requests are in `server.requests`."""
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def describe(path: Path, folder: Path) -> dict:
+    """An entry of the Hub's tree."""
+    name = str(path.relative_to(folder))
+    if path.is_dir():
+        return {"type": "directory", "path": name, "size": 0, "oid": blob_id(name.encode())}
+    return {"type": "file", "path": name, "size": path.stat().st_size, "oid": blob_id(path.read_bytes())}
 
 
 def blob_id(body: bytes) -> str:

@@ -1,0 +1,69 @@
+"""Markov baselines: against counts and products written out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dnabert2.tokenizer.files import load_tokenizer
+from dnabert2.training.corpus_stream import Corpus
+from dnabert2.training.markov import BaseTable, contexts, count_bases, markov_bits
+
+
+def test_contexts():
+    codes = np.array([0, 1, 2, -1, 3, 3, 0])
+    assert contexts(codes, 0).tolist() == [0, 1, 2, -1, 3, 3, 0]
+    assert contexts(codes, 2).tolist() == [-1, -1, 0 * 16 + 1 * 4 + 2, -1, -1, -1, 3 * 16 + 3 * 4 + 0]
+
+
+def test_bits_are_those_of_counting_by_hand():
+    draw = np.random.default_rng(0)
+    history, text = ("".join(draw.choice(list("ACGT"), n, p=[0.5, 0.3, 0.1, 0.1])) for n in (400, 40))
+    codes = [np.array(["ACGT".index(base) for base in x]) for x in (history, text)]
+    index = contexts(codes[0], 3)
+    counts = np.bincount(index[index >= 0], minlength=4**4).reshape(-1, 4)
+    bits = markov_bits(counts, codes[1], alpha=2.0)
+    for order in range(4):
+        # A lower order sums the table's counts, so that its history begins at the same place.
+        expected = []
+        for place, base in enumerate(text):
+            p = 0.25
+            for k in range(min(order, place) + 1):
+                places = [i for i in range(3, len(history)) if history[i - k : i] == text[place - k : place]]
+                p = (sum(history[i] == base for i in places) + 2.0 * p) / (len(places) + 2.0)
+            expected.append(-math.log2(p))
+        assert bits[order] == pytest.approx(expected)
+
+
+def test_a_repeat_costs_nothing_and_noise_two_bits():
+    repeat = np.tile([0, 1, 2, 3, 3, 1], 500)
+    index = contexts(repeat, 4)
+    counts = np.bincount(index[index >= 0], minlength=4**5).reshape(-1, 4)
+    assert markov_bits(counts, repeat, 1.0)[4][10:].mean() < 0.02
+    assert markov_bits(np.zeros((4**4, 4), dtype=int), repeat, 1.0) == pytest.approx(2.0)
+    assert markov_bits(counts, np.array([0, -1, 1]), 1.0)[:, 1].tolist() == [0] * 5
+
+
+def test_tokens_become_bases(corpus):
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    text = "ACGTTGCANNACG"
+    ids = np.array(tokenizer(text)["input_ids"])
+    codes, token = BaseTable(tokenizer).bases(ids)
+    assert "".join("ACGTN"[code] for code in codes) == text
+    assert (np.bincount(token, minlength=len(ids)) == BaseTable(tokenizer).lengths[ids]).all()
+
+
+def test_counts_of_a_corpus_are_those_of_its_rows(corpus):
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    opened = Corpus.open(str(corpus))
+    counts = count_bases(opened, tokenizer, order=2)
+    expected = {group: np.zeros((16, 4), dtype=int) for group in counts}
+    for shard in opened.shards("train"):
+        for table in opened.rows(shard["file"]):
+            for row in table.to_pylist():
+                text = "".join(tokenizer.convert_ids_to_tokens(row["input_ids"]))
+                for i in range(2, len(text)):
+                    context = 4 * "ACGT".index(text[i - 2]) + "ACGT".index(text[i - 1])
+                    expected[row["group"]][context, "ACGT".index(text[i])] += 1
+    assert set(counts) == {"Animal one", "Bacterium two"}
+    assert all((counts[group] == expected[group]).all() for group in counts)

@@ -1,0 +1,48 @@
+"""What a pretraining run says while it goes on: a line for the training loss, a line for held-out sequence."""
+
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from .curves import SUFFIX
+
+
+def log_line(logs: dict, step: int, max_steps: int) -> str | None:
+    """One line for a Trainer's log entry, or None for an entry that only ends a run."""
+    if "loss" in logs:
+        return (
+            f"step {step:,} of {max_steps:,}: loss {logs['loss']:.4f}, learning rate {logs['learning_rate']:.3g}, "
+            f"{logs['tokens_per_second']:,.0f} tokens/s, MFU {100 * logs['mfu']:.1f} %"
+        )
+    if "eval_loss" not in logs:
+        return None
+    groups = {k.removeprefix("eval_").removesuffix(SUFFIX): v for k, v in logs.items() if k.endswith(SUFFIX)}
+    groups.pop("bits_per_base", None)
+    named = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in groups.items())
+    return (
+        f"step {step:,} held out: loss {logs['eval_loss']:.4f}, accuracy {logs['eval_accuracy']:.4f}, "
+        f"{logs[f'eval{SUFFIX}']:.4f} bits per base ({named})"
+    )
+
+
+class Lines(PrinterCallback):
+    """Prints them."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        line = log_line(logs, state.global_step, state.max_steps)
+        if state.is_local_process_zero and line:
+            print(line, flush=True)
+
+
+class LinesAboveBar(ProgressCallback):
+    """Writes them above a progress bar, on a terminal."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        line = log_line(logs, state.global_step, state.max_steps)
+        if state.is_world_process_zero and self.training_bar is not None and line:
+            self.training_bar.write(line)
+
+
+def use_lines(trainer, with_bar: bool):
+    """Replace the Trainer's own printing of dictionaries."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(LinesAboveBar() if with_bar else Lines())
