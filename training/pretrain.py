@@ -115,6 +115,7 @@ class PretrainingArguments(TrainingArguments):
     eval_steps: float | None = field(default=5_000, metadata={"help": "Steps between two evaluations."})
     save_steps: float = field(default=5_000, metadata={"help": "Steps between checkpoints; a multiple of logging's."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "DDP's; every weight is used."})
     # Not default_factory: HfArgumentParser takes no notice of it for a bool.
     use_cpu: bool = field(
         default=not torch.accelerator.is_available(),
@@ -185,6 +186,7 @@ def pretrain(argv: list[str]):
     model_args, corpus_args, args = parse_arguments(argv)
     output = Path(args.output_dir)
     is_main = args.process_index == 0  # asking starts the process group, if there are several
+    refuse_sharding_on_cpu(args)
     settings = run_settings(model_args, corpus_args, args, ignore=NOT_SETTINGS)
     checkpoint = _from_main(lambda: check_output(settings, output, corpus_args.overwrite), args)
     if not sys.stderr.isatty():
@@ -244,6 +246,12 @@ def pretrain(argv: list[str]):
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     save_run(trainer, time.perf_counter() - start, {"flops_per_token": flops, "peak": peak, "peak_of": peak_source})
+
+
+def refuse_sharding_on_cpu(args: TrainingArguments):
+    """Raise UserError for FSDP without GPUs: accelerate would train with DDP and say nothing."""
+    if args.fsdp and args.device.type == "cpu":
+        raise UserError("--fsdp shards over GPUs, and there is none here; leave it out, DDP works on CPUs.")
 
 
 def _from_main(function, args: TrainingArguments):

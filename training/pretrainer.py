@@ -135,6 +135,7 @@ class Pretrainer(Trainer):
         if self.args.should_save and not (output / name).exists():
             _flush(output / PARTIAL / name)
             os.replace(output / PARTIAL / name, output / name)
+            shutil.rmtree(output / PARTIAL)
             rotate(output, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
         self.meter.start()

@@ -1,6 +1,7 @@
 """Genomes and corpora of the training tests: small, made up, with something to learn in them."""
 
 import gzip
+import json
 import random
 
 import pytest
@@ -24,6 +25,47 @@ def sequence(bases: int, seed: int) -> str:
     while len(text) < bases:
         text += draw.choice(words) if draw.random() < 0.7 else "".join(draw.choices("ACGT", k=5))
     return text[:bases]
+
+
+@pytest.fixture(scope="session")
+def pretrain_words():
+    """Function: the words of a command that pretrains a tiny network for twelve steps of eight sequences."""
+
+    def words(corpus, output, **options) -> list[str]:
+        values = {
+            "config_overrides": json.dumps(TINY),
+            "corpus": corpus,
+            "output_dir": output,
+            "max_length": 32,
+            "learning_rate": 5e-3,
+            "warmup_steps": 2,
+            "max_steps": 12,
+            "global_batch_size": 8,
+            "per_device_train_batch_size": 4,
+            "logging_steps": 1,
+            "save_steps": 4,
+            "eval_steps": 6,
+            "eval_sequences": 8,
+            "use_cpu": True,
+            "report_to": "none",
+            **options,
+        }
+        return [word for key, value in values.items() if value is not None for word in (f"--{key}", str(value))]
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def losses():
+    """Function: what a finished run logged of its training and evaluations, without how fast it was."""
+
+    def of(output) -> list[dict]:
+        history = json.loads((output / "metrics.json").read_text())["history"]
+        kept = ("step", "loss", "grad_norm", "learning_rate")
+        wanted = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
+        return [{k: v for k, v in entry.items() if k in kept or k.startswith("eval_")} for entry in wanted]
+
+    return of
 
 
 @pytest.fixture(scope="session")
