@@ -14,7 +14,13 @@ import importlib
 import sys
 
 from ..errors import run_verb
-from .options import Formatter, add_attention_options, add_encoder_options, add_kernels_options
+from .options import (
+    Formatter,
+    add_attention_options,
+    add_bits_options,
+    add_encoder_options,
+    add_kernels_options,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     module = importlib.import_module(options.module, __package__)
     try:
         return run_verb(module.run, options)
-    except module.GateError as error:
+    except getattr(module, "GateError", ()) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -59,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     kernels.set_defaults(module=".kernels")
     add_kernels_options(kernels)
+    bits = benchmarks.add_parser(
+        "bits",
+        help="held-out bits per base of a masked language model, beside Markov models",
+        description="Bits per base of a masked language model on a corpus' held-out windows, by group, beside Markov "
+        "models of orders 0 to 10 that were counted on the corpus' training windows.",
+        formatter_class=Formatter,
+    )
+    bits.set_defaults(module=".bits")
+    add_bits_options(bits)
     return parser
 
 

@@ -196,3 +196,17 @@ def add_kernels_options(parser: argparse.ArgumentParser):
     add("--seconds", "rounds of a kernel end after so many seconds, but there are three at least", type=float)
     add("--seed", "of the inputs", type=int, default=0)
     add("--output", "JSON file to write; tables are printed in any case", type=Path)
+
+
+def add_bits_options(parser: argparse.ArgumentParser):
+    """Options of `bench bits`."""
+    add = parser.add_argument
+    add("--model", required=True, help="masked language model: a folder or Hub id")
+    add("--corpus", required=True, help="folder of build-corpus, or a Hub dataset like it, with validation rows")
+    add("--sequences", type=int, default=256, help="held-out windows of each group")
+    add("--order", type=int, default=10, help="highest order of the Markov models, in bases")
+    add("--mlm_probability", type=float, default=0.15, help="share of tokens to mask")
+    add("--precision", default="float32", help="float32, bfloat16, float16, or auto: what is fast on the device")
+    add("--batch_size", type=int, default=64, help="windows of one forward pass")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add("--output", type=Path, help="JSON file to write; a table is printed in any case")

@@ -194,6 +194,19 @@ def demo(result: dict) -> str:
     return _markdown(["parameters", "training, seconds", "test MCC", "test F1", "test accuracy"], "rrrrr", [row])
 
 
+def bits(result: dict) -> str:
+    """Markdown for a result of `dnabert2 bench bits`."""
+    titles = ["group", "bases", "model", "Markov", "model, length known", "Markov, length known"]
+    keys = ("model", "markov", "model_given_length", "markov_given_length")
+    cells = []
+    for row in result["results"]:
+        scores = [f"{row[key]['bits_per_base']:.3f}" for key in keys]
+        for i in (1, 3):
+            scores[i] += f" ({row[keys[i]]['order']})"
+        cells.append([row["group"], f"{row['bases']:,}", *scores])
+    return _markdown(titles, "lrrrrr", cells)
+
+
 def _markdown(titles: list[str], alignment: str, rows: list[list[str]]) -> str:
     rule = ["---:" if letter == "r" else "---" for letter in alignment]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, rule, *rows])
@@ -211,7 +224,7 @@ def _origin(provenance: dict, name: str) -> str:
 
 
 # The name of a table is that of its markers and of its result file; a pattern stands for one of each device.
-TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo}
+TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo, "bits": bits}
 
 
 if __name__ == "__main__":

@@ -63,5 +63,14 @@ def load_tokenizer(name: str | Path):
             return wrap_tokenizer(path / "tokenizer.json")
         # Not AutoTokenizer: it reads the model's configuration first, and asks whether to trust the code beside it.
         return PreTrainedTokenizerFast.from_pretrained(str(name))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: no tokenizer could be loaded from it ({str(error).splitlines()[0]}).") from error
+    except Exception as error:
+        # `tokenizers` raises bare Exceptions for a file that it cannot make sense of.
+        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError)):
+            raise
+        raise UserError(f"{name}: no tokenizer could be loaded from it ({_reason(error)}).") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing in its tokenizer.json"
+    return str(error).splitlines()[0]

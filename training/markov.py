@@ -81,28 +81,84 @@ def count_bases(corpus: Corpus, tokenizer, order: int = MOST, most_rows: int | N
     return counts
 
 
-def markov_bits(counts: np.ndarray, codes: np.ndarray, alpha: float) -> np.ndarray:
+def probability_tables(counts: np.ndarray, alpha: float) -> list[np.ndarray]:
     """
-    Bits that each base of a sequence costs under each order.
+    Each order's interpolated probabilities.
 
     Args:
-        counts: (4 ** order, 4).
+        counts: (4 ** order, 4), of the highest order; lower ones are its sums.
+        alpha: how many observations the next lower order's opinion is worth.
+
+    Returns:
+        order + 1 arrays, (4 ** k, 4) float64: p_k(base | the k bases before it).
+    """
+    order = round(np.log2(len(counts)) / 2)
+    tables, lower = [], np.full((1, 4), 0.25)
+    for k in range(order + 1):
+        seen = counts.reshape(-1, 4**k, 4).sum(axis=0)
+        # The shorter context is the last k - 1 bases: the leading digit is dropped.
+        prior = np.tile(lower, (4, 1)) if k else lower
+        lower = (seen + alpha * prior) / (seen.sum(axis=1, keepdims=True) + alpha)
+        tables.append(lower)
+    return tables
+
+
+def markov_bits(tables: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
+    """
+    Bits that each base of a sequence costs under each order, given the bases before it.
+
+    Args:
+        tables: of `probability_tables`.
         codes: (bases,), -1 for unknown bases, which cost nothing.
 
     Returns:
-        (order + 1, bases) float64; where fewer bases come before than the order asks for, the lower order counts.
+        (orders, bases) float64; where fewer bases come before than the order asks for, the lower order counts.
     """
-    order = round(np.log2(len(counts)) / 2)
     probability = np.full(len(codes), 0.25)
-    bits = np.zeros((order + 1, len(codes)))
-    for k in range(order + 1):
-        # Of a longer context, the last k bases: the leading digits are summed out.
-        seen = counts.reshape(-1, 4**k, 4).sum(axis=0) if k < order else counts
+    bits = np.zeros((len(tables), len(codes)))
+    for k, table in enumerate(tables):
         index = contexts(codes, k)
-        known = index >= 0
-        context, base = index[known] // 4, index[known] % 4
-        total = seen.sum(axis=1)[context]
-        probability = probability.copy()
-        probability[known] = (seen[context, base] + alpha * probability[known]) / (total + alpha)
+        probability[index >= 0] = table.ravel()[index[index >= 0]]
         bits[k] = np.where(codes >= 0, -np.log2(probability), 0.0)
     return bits
+
+
+class MarkovFiller:
+    """
+    A Markov chain filling in a blank as a masked language model does: with the bases on both sides, and knowing that
+    the blank is one token of the vocabulary of so many bases.
+
+    p(token | left, right) is the chain's probability of token and right-hand bases, normalised over all tokens of that
+    length: all that a chain of this order knows.
+    """
+
+    def __init__(self, table: np.ndarray, bases: BaseTable):
+        """`table` is one of `probability_tables`."""
+        self.order = round(np.log2(len(table)) / 2)
+        self.log2 = np.log2(table).ravel()
+        self.candidates = {}
+        for length in np.unique(bases.lengths[bases.lengths > 0]):
+            ids = np.flatnonzero(bases.lengths == length)
+            codes = bases.codes[bases.starts[ids][:, None] + np.arange(length)]
+            known = (codes >= 0).all(axis=1)
+            if known.any():
+                self.candidates[int(length)] = ids[known], codes[known].astype(np.int64)
+
+    def bits(self, token: int, length: int, left: np.ndarray, right: np.ndarray) -> float:
+        """
+        Args:
+            token: the id that stood there, a token of `length` bases.
+            left, right: (order,) codes of the bases before and behind it, all of them known.
+
+        Returns:
+            -log2 p(token | left, right).
+        """
+        ids, codes = self.candidates[length]
+        spelt = np.concatenate([np.broadcast_to(x, (len(ids), self.order)) for x in (left, right)], axis=1)
+        spelt = np.concatenate([spelt[:, : self.order], codes, spelt[:, self.order :]], axis=1)
+        scores = np.zeros(len(ids))
+        for place in range(self.order, spelt.shape[1]):
+            index = spelt[:, place - self.order : place + 1] @ (4 ** np.arange(self.order, -1, -1))
+            scores += self.log2[index]
+        top = scores.max()
+        return float(top + np.log2(np.exp2(scores - top).sum()) - scores[ids == token][0])

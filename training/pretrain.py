@@ -23,6 +23,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 
+from ..allocator import keep_freed_memory
 from ..atomic import write_whole
 from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError, run_verb
@@ -41,6 +42,7 @@ from .model_settings import new_config
 from .pretrainer import Pretrainer, list_checkpoints
 from .progress import use_lines
 from .runs import check_output, run_settings, start_output
+from .spelling import initialise_by_spelling
 from .throughput import Meter, flops_per_token, peak_flops
 
 # How the work is dealt out does not decide a run's result, so that it may go on with other hardware.
@@ -69,6 +71,13 @@ class ModelArguments:
     config_overrides: dict | str | None = field(
         default=None,
         metadata={"help": "Train from scratch instead: a JSON object of DNABert2Config values, {} for the full size."},
+    )
+    initial_embeddings: str = field(
+        default="random",
+        metadata={
+            "help": "From scratch: word embeddings as published, or by spelling.",
+            "choices": ["random", "spelling"],
+        },
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention backend; by default the fastest that works here."}
@@ -131,6 +140,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, Pre
     )
     if (model_args.model_name_or_path is None) == (model_args.config_overrides is None):
         raise UserError("give either --model_name_or_path, or --config_overrides to train from scratch.")
+    if model_args.initial_embeddings == "spelling" and model_args.config_overrides is None:
+        raise UserError("--initial_embeddings spelling is for training from scratch; leave it out.")
     if corpus_args.corpus is None:
         raise UserError("--corpus is missing: the folder that build-corpus wrote, or a Hub dataset like it.")
     if args.output_dir is None:
@@ -163,6 +174,8 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM:
         if args.model_name_or_path is None:
             config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer))
             model = DNABert2ForMaskedLM._from_config(config, dtype=torch.float32, **backend)
+            if args.initial_embeddings == "spelling":
+                initialise_by_spelling(model, tokenizer)
         else:
             model = load_model("DNABert2ForMaskedLM", args.model_name_or_path, dtype=torch.float32, **backend)
     except ImportError as error:
@@ -210,6 +223,8 @@ def pretrain(argv: list[str]):
     # The stream finds its place by itself; a loss that is not finite must be seen, not filtered.
     args.ignore_data_skip, args.logging_nan_inf_filter = True, False
 
+    if args.device.type == "cpu":
+        keep_freed_memory()
     set_seed(args.seed)
     model = build_model(model_args, tokenizer)
     held_out = None

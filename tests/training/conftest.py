@@ -1,12 +1,9 @@
-"""Genomes and corpora of the training tests: small, made up, with something to learn in them."""
+"""What the training tests share: a corpus, and runs of pretrain on it."""
 
-import gzip
 import json
-import random
 
 import pytest
-
-from dnabert2.cli import main
+from corpora import corpus, genomes  # noqa: F401 (fixtures)
 
 TINY = {
     "hidden_size": 32,
@@ -17,24 +14,14 @@ TINY = {
 }
 
 
-def sequence(bases: int, seed: int) -> str:
-    """DNA with repeats, so that there is something to learn."""
-    draw = random.Random(seed)
-    words = ["".join(draw.choices("ACGT", k=12)) for _ in range(20)]
-    text = ""
-    while len(text) < bases:
-        text += draw.choice(words) if draw.random() < 0.7 else "".join(draw.choices("ACGT", k=5))
-    return text[:bases]
-
-
 @pytest.fixture(scope="session")
 def pretrain_words():
     """Function: the words of a command that pretrains a tiny network for twelve steps of eight sequences."""
 
-    def words(corpus, output, **options) -> list[str]:
+    def words(folder, output, **options) -> list[str]:
         values = {
             "config_overrides": json.dumps(TINY),
-            "corpus": corpus,
+            "corpus": folder,
             "output_dir": output,
             "max_length": 32,
             "learning_rate": 5e-3,
@@ -66,26 +53,3 @@ def losses():
         return [{k: v for k, v in entry.items() if k in kept or k.startswith("eval_")} for entry in wanted]
 
     return of
-
-
-@pytest.fixture(scope="session")
-def genomes(tmp_path_factory):
-    """Two species: one of three chromosomes, with N and soft-masked sequence, and a bacterium, gzipped."""
-    folder = tmp_path_factory.mktemp("genomes")
-    first = sequence(30_000, 1)
-    first = first[:9_000] + "N" * 50 + first[9_050:20_000].lower() + "R" + first[20_001:]
-    lines = [f">chr1 the first\n{first}", f">chr2\n{sequence(20_000, 2)}", f">chr3\n{sequence(6_000, 3)}"]
-    (folder / "Animal_one__v1.fa").write_text("\n".join(lines) + "\n")
-    with gzip.open(folder / "Bacterium_two.fna.gz", "wt") as handle:
-        handle.write(f">NC_1\n{sequence(40_000, 4)}\n>plasmid\n{sequence(5_000, 5)}\n")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def corpus(genomes, tmp_path_factory):
-    """The corpus of these genomes, in windows of 30 tokens, with chr3 and the plasmid held out."""
-    output = tmp_path_factory.mktemp("corpus") / "corpus"
-    words = ["--input", genomes, "--output", output, "--window_tokens", 30, "--min_tokens", 4, "--shards", 4]
-    words += ["--held_out", "chr3", "plasmid", "--workers", 1, "--passes", 2]
-    assert main(["build-corpus", *map(str, words)]) == 0
-    return output

@@ -7,7 +7,14 @@ import pytest
 
 from dnabert2.tokenizer.files import load_tokenizer
 from dnabert2.training.corpus_stream import Corpus
-from dnabert2.training.markov import BaseTable, contexts, count_bases, markov_bits
+from dnabert2.training.markov import (
+    BaseTable,
+    MarkovFiller,
+    contexts,
+    count_bases,
+    markov_bits,
+    probability_tables,
+)
 
 
 def test_contexts():
@@ -22,7 +29,7 @@ def test_bits_are_those_of_counting_by_hand():
     codes = [np.array(["ACGT".index(base) for base in x]) for x in (history, text)]
     index = contexts(codes[0], 3)
     counts = np.bincount(index[index >= 0], minlength=4**4).reshape(-1, 4)
-    bits = markov_bits(counts, codes[1], alpha=2.0)
+    bits = markov_bits(probability_tables(counts, alpha=2.0), codes[1])
     for order in range(4):
         # A lower order sums the table's counts, so that its history begins at the same place.
         expected = []
@@ -39,9 +46,31 @@ def test_a_repeat_costs_nothing_and_noise_two_bits():
     repeat = np.tile([0, 1, 2, 3, 3, 1], 500)
     index = contexts(repeat, 4)
     counts = np.bincount(index[index >= 0], minlength=4**5).reshape(-1, 4)
-    assert markov_bits(counts, repeat, 1.0)[4][10:].mean() < 0.02
-    assert markov_bits(np.zeros((4**4, 4), dtype=int), repeat, 1.0) == pytest.approx(2.0)
-    assert markov_bits(counts, np.array([0, -1, 1]), 1.0)[:, 1].tolist() == [0] * 5
+    tables = probability_tables(counts, 1.0)
+    assert markov_bits(tables, repeat)[4][10:].mean() < 0.02
+    assert markov_bits(probability_tables(np.zeros((4**4, 4), dtype=int), 1.0), repeat) == pytest.approx(2.0)
+    assert markov_bits(tables, np.array([0, -1, 1]))[:, 1].tolist() == [0] * 5
+
+
+def test_a_filled_blank_is_the_chain_over_all_tokens_of_its_length(corpus):
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    bases = BaseTable(tokenizer)
+    draw = np.random.default_rng(1)
+    table = probability_tables(draw.integers(0, 50, (4**2, 4)), 1.0)[2]
+    filler = MarkovFiller(table, bases)
+    spelling = {token: id for token, id in tokenizer.get_vocab().items() if set(token) <= set("ACGT")}
+    for text, left, right in (("ACA", "GT", "CC"), ("TTTT", "AA", "GA"), ("G", "TC", "AT")):
+        chain = {}
+        for token in (token for token in spelling if len(token) == len(text)):
+            around = ["ACGT".index(base) for base in left + token + right]
+            chain[token] = math.prod(
+                table[4 * around[i - 2] + around[i - 1], around[i]] for i in range(2, len(around))
+            )
+        expected = -math.log2(chain[text] / sum(chain.values()))
+        found = filler.bits(
+            spelling[text], len(text), *(np.array(["ACGT".index(b) for b in x]) for x in (left, right))
+        )
+        assert found == pytest.approx(expected)
 
 
 def test_tokens_become_bases(corpus):

@@ -1,0 +1,3 @@
+"""A corpus, for the benchmarks that read one."""
+
+from corpora import corpus, genomes  # noqa: F401 (fixtures)
