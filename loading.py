@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .bundled import locate
 from .errors import UserError
 
 
@@ -12,7 +13,7 @@ def load_model(class_name: str, name: str, **kwargs):
     Args:
         class_name: "DNABert2Model", "DNABert2ForMaskedLM", "DNABert2ForSequenceClassification" or
             "DNABert2ForTokenClassification".
-        name: a folder with `config.json` and weights, or a Hub id.
+        name: a folder with `config.json` and weights, a Hub id, or the name of a bundled checkpoint.
         kwargs: for `from_pretrained` (`num_labels`, `dtype`, `attn_implementation`, ...).
 
     Raises:
@@ -20,6 +21,7 @@ def load_model(class_name: str, name: str, **kwargs):
     """
     from . import modeling_dnabert2
 
+    name = locate(name)
     path = Path(name)
     if path.is_file():
         raise UserError(f"{path}: is a file; give the folder that holds config.json and the weights.")

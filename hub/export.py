@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from ..atomic import write_whole
+from ..bundled import locate
 from ..errors import UserError, run_verb
 from ..remote_code import write_code
 from .checkpoints import WEIGHT_FILES, check_tokenizer, load_checkpoint
@@ -78,7 +79,13 @@ def export(checkpoint: str | Path, output: str | Path, overwrite: bool = False, 
 
 
 def find_checkpoint(checkpoint: str | Path) -> Path:
-    """A folder as it is; anything else is taken for a Hub id and downloaded. Raises UserError if it is neither."""
+    """
+    A folder as it is, or that of a bundled name; anything else is taken for a Hub id and downloaded.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    checkpoint = locate(checkpoint)
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     if Path(checkpoint).exists():

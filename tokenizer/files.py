@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from ..bundled import locate
 from ..errors import UserError
 
 # In id order: [UNK] is 0 and [PAD] is 3, as published.
@@ -46,13 +47,14 @@ def write_tokenizer(tokenizer_json: Path, folder: Path):
 
 def load_tokenizer(name: str | Path):
     """
-    The tokenizer of a local folder, of a `tokenizer.json`, or of a Hub id.
+    The tokenizer of a local folder, of a `tokenizer.json`, of a Hub id, or of a bundled checkpoint.
 
     Raises:
         UserError: if there is none, or it cannot be read.
     """
     from transformers import PreTrainedTokenizerFast
 
+    name = locate(name)
     path = Path(name)
     try:
         if path.is_file():

@@ -258,9 +258,11 @@ def pretrain(argv: list[str]):
             start_output(settings, output)
             shutil.rmtree(output / "runs", ignore_errors=True)  # TensorBoard's logs of what is overwritten
     trainer.accelerator.wait_for_everyone()
+    origin = provenance(args.device.type)  # now: what lies on disk when hours have passed may be other code
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    save_run(trainer, time.perf_counter() - start, {"flops_per_token": flops, "peak": peak, "peak_of": peak_source})
+    speed = {"flops_per_token": flops, "peak": peak, "peak_of": peak_source}
+    save_run(trainer, time.perf_counter() - start, speed, origin)
 
 
 def refuse_sharding_on_cpu(args: TrainingArguments):
@@ -275,7 +277,7 @@ def _from_main(function, args: TrainingArguments):
     return broadcast_object_list(answer)[0] if args.world_size > 1 else answer[0]
 
 
-def save_run(trainer: Pretrainer, seconds: float, speed: dict):
+def save_run(trainer: Pretrainer, seconds: float, speed: dict, origin: dict):
     """Evaluate, write the model and the curve and, last, `metrics.json`, whose presence says that the run is whole."""
     args, state = trainer.args, trainer.state
     output = Path(args.output_dir)
@@ -301,7 +303,7 @@ def save_run(trainer: Pretrainer, seconds: float, speed: dict):
         "processes": args.world_size,
         "checkpoints": [path.name for path in list_checkpoints(output)],
         "history": history,
-        "provenance": provenance(args.device.type),
+        "provenance": origin,
     }
     plot_curve(history, output / "curve.png", f"{record['parameters'] / 1e6:.1f}M parameters")
     write_whole(output / "metrics.json", json.dumps(record, indent=1) + "\n")
