@@ -15,7 +15,7 @@ define fetch-common-tests
 	  tar -xzf $(1)/sdist/transformers-*.tar.gz --strip-components=2 -C $(1)/transformers-tests --wildcards '*/tests/*'
 endef
 
-.PHONY: env env-old demo test test-main test-old quality style tables clean
+.PHONY: env env-old demo mini test test-main test-old quality style tables clean
 
 env: $(VENV)/.done
 
@@ -35,6 +35,16 @@ $(OLD)/.done: pyproject.toml constraints-transformers4.txt
 
 demo: env
 	$(BIN)/dnabert2 finetune training/recipes/demo.json
+
+# Trains the bundled checkpoint anew, from genomes to the README's tables: hours on a CPU, and it resumes.
+mini: env
+	@test -n "$(GENOMES)" || { echo "GENOMES is missing: make mini GENOMES=folder-of-fasta"; exit 2; }
+	$(BIN)/dnabert2 build-corpus --config training/recipes/mini-corpus.json --input $(GENOMES)
+	test -f runs/mini/metrics.json || \
+	  $(BIN)/dnabert2 pretrain --config training/recipes/mini.json --corpus runs/mini-corpus --output_dir runs/mini
+	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini
+	$(BIN)/dnabert2 bench bits --model mini --corpus runs/mini-corpus --output benchmarks/results/bits.json
+	$(BIN)/python -m dnabert2.benchmarks.tables
 
 test: test-old test-main
 
