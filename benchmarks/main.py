@@ -14,7 +14,13 @@ import importlib
 import sys
 
 from ..errors import run_verb
-from .options import Formatter, add_attention_options, add_encoder_options, add_kernels_options
+from .options import (
+    Formatter,
+    add_attention_options,
+    add_encoder_options,
+    add_kernels_options,
+    add_vocab_options,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,13 +30,15 @@ def main(argv: list[str] | None = None) -> int:
     module = importlib.import_module(options.module, __package__)
     try:
         return run_verb(module.run, options)
-    except module.GateError as error:
+    except getattr(module, "GateError", ()) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dnabert2 bench", description="Measure speed and memory.")
+    parser = argparse.ArgumentParser(
+        prog="dnabert2 bench", description="Measure speed and memory; compare tokenizers."
+    )
     benchmarks = parser.add_subparsers(metavar="BENCHMARK", required=True)
     attention = benchmarks.add_parser(
         "attention",
@@ -59,6 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     kernels.set_defaults(module=".kernels")
     add_kernels_options(kernels)
+    vocab = benchmarks.add_parser(
+        "vocab",
+        help="byte pairs of every size beside k-mers: length, cost, leakage, stability",
+        description="Byte-pair vocabularies of several sizes, trained on genomes, beside overlapping and "
+        "non-overlapping k-mers: tokens a base, FLOPs, what neighbours tell of a masked token, and what one edited "
+        "base does to the others.",
+        formatter_class=Formatter,
+    )
+    vocab.set_defaults(module=".vocab")
+    add_vocab_options(vocab)
     return parser
 
 

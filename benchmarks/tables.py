@@ -194,6 +194,38 @@ def demo(result: dict) -> str:
     return _markdown(["parameters", "training, seconds", "test MCC", "test F1", "test accuracy"], "rrrrr", [row])
 
 
+def vocab(result: dict) -> str:
+    """Markdown for a result of `dnabert2 bench vocab`."""
+    titles = [
+        "tokenizer",
+        "entries",
+        "used, %",
+        "tokens per 1,000 bases",
+        f"FLOPs, {result['flops']['relative_to']} = 1",
+        "with the head",
+        "masked bases spelt by neighbours, %",
+        "tokens that survive a lost first base, %",
+        "bases disturbed (median, 95 %)",
+    ]
+    cells = []
+    for row in result["tokenizers"]:
+        leaked, lost = row["leakage"], row["stability"]["deletion_at_start"]
+        spelt = [f"{100 * leaked[name]['mean_share_spelt']:.0f}" for name in leaked]
+        cells.append(
+            [
+                row["tokenizer"],
+                f"{row['entries']:,}",
+                f"{100 * row['vocabulary_used']:.0f}",
+                f"{row['tokens_per_1000_bases']:.0f}",
+                *(f"{row['flops_relative'][name]:.2f}" for name in ("encoder", "with_head")),
+                " / ".join(spelt),
+                f"{100 * lost['surviving_share']['mean']:.1f}",
+                f"{lost['disturbed_bases']['p50']:.0f}, {lost['disturbed_bases']['p95']:.0f}",
+            ]
+        )
+    return _markdown(titles, "l" + "r" * (len(titles) - 1), cells)
+
+
 def _markdown(titles: list[str], alignment: str, rows: list[list[str]]) -> str:
     rule = ["---:" if letter == "r" else "---" for letter in alignment]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, rule, *rows])
@@ -211,7 +243,7 @@ def _origin(provenance: dict, name: str) -> str:
 
 
 # The name of a table is that of its markers and of its result file; a pattern stands for one of each device.
-TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo}
+TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo, "vocab": vocab}
 
 
 if __name__ == "__main__":
