@@ -254,4 +254,9 @@ def _check(options: argparse.Namespace) -> list[int]:
     if not 0 < options.masking < 1:
         raise UserError(f"--masking {options.masking}: is a share of the tokens, between 0 and 1.")
     check_output(options.output)
+    if options.output is not None:
+        plot = options.output.with_suffix(".png")
+        if plot == options.output:
+            raise UserError(f"--output {plot}: names the plot; name the JSON file, the plot goes beside it.")
+        check_output(plot)
     return sorted(set(options.sizes))
