@@ -73,18 +73,11 @@ def cut_bpe(tokenizer, vocab_size: int):
 
     state = json.loads(tokenizer.to_str())
     ids, merges = state["model"]["vocab"], state["model"]["merges"]
-    known = set(ids) - {left + right for left, right in merges}
-    if not len(known) <= vocab_size <= len(ids):
-        raise ValueError(
-            f"vocab_size = {vocab_size}: this tokenizer can be cut to {len(known)} to {len(ids)} entries."
-        )
-    kept = []
-    for left, right in merges:
-        if len(known) == vocab_size:
-            break
-        kept.append((left, right))
-        known.add(left + right)  # may be known: two merges can spell one token
-    state["model"] |= {"merges": kept, "vocab": {token: ids[token] for token in known}}
+    fewest = len(ids) - len(merges)
+    if not fewest <= vocab_size <= len(ids):
+        raise ValueError(f"vocab_size = {vocab_size}: this tokenizer can be cut to {fewest} to {len(ids)} entries.")
+    state["model"]["merges"] = merges[: vocab_size - fewest]
+    state["model"]["vocab"] = {token: i for token, i in ids.items() if i < vocab_size}
     return Tokenizer.from_str(json.dumps(state))
 
 
