@@ -22,6 +22,7 @@ def plot_vocabularies(result: dict, path: Path):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     rows = result["tokenizers"]
     figure, ((tokens, lengths), (cost, trade)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
@@ -31,7 +32,7 @@ def plot_vocabularies(result: dict, path: Path):
         line = {**style, "ms": 5, "lw": 1.2}
         tokens.plot(entries, [row["tokens_per_base"] for row in own], **line)
         cost.plot(entries, [row["flops_relative"]["encoder"] for row in own], **line)
-        line |= {"ls": ":", "mfc": "none", "label": f"{style['label']}, with the head"}
+        line |= {"ls": ":", "mfc": "none", "label": None}
         cost.plot(entries, [row["flops_relative"]["with_head"] for row in own], **line)
         leaked = [100 * row["leakage"]["alone"]["mean_share_spelt"] for row in own]
         kept = [100 * row["stability"]["deletion_at_start"]["surviving_share"]["mean"] for row in own]
@@ -43,13 +44,14 @@ def plot_vocabularies(result: dict, path: Path):
         lengths.plot(*zip(*points, strict=True), marker=".", lw=1, color=colour, label=f"{row['entries']:,}")
     for axis in (tokens, cost):
         axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(ticker.LogLocator(base=2, numticks=20))
         axis.set_xlabel("vocabulary, entries")
     tokens.set(ylabel="tokens per base", title="length")
-    cost.set(ylabel=f"FLOPs, {result['flops']['relative_to']} = 1", yscale="log", title="cost of the same DNA")
+    cost.set(ylabel=f"FLOPs, {result['flops']['relative_to']} = 1", title="cost (dotted: with the masked-LM head)")
     lengths.set(xlabel="bases of a token", ylabel="% of the tokens", title="byte pairs by vocabulary")
     trade.set(
         xlabel="% of a masked token's bases that its neighbours spell",
-        ylabel="% of tokens that survive the loss of the first base",
+        ylabel="% of tokens that survive a lost first base",
         title="leakage and stability",
         xlim=(-5, 105),
         ylim=(-5, 105),
@@ -60,5 +62,5 @@ def plot_vocabularies(result: dict, path: Path):
     for axis in (tokens, lengths, cost, trade):
         axis.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+        figure.savefig(partial, dpi=90, format="png", pil_kwargs={"optimize": True})
     plt.close(figure)
