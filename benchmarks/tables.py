@@ -223,7 +223,14 @@ def vocab(result: dict) -> str:
                 f"{lost['disturbed_bases']['p50']:.0f}, {lost['disturbed_bases']['p95']:.0f}",
             ]
         )
-    return _markdown(titles, "l" + "r" * (len(titles) - 1), cells)
+    text, settings = result["text"], result["settings"]
+    edited = min(settings["shift_windows"], text["held_out_windows"])
+    note = (
+        f"Byte pairs are trained on {text['training_bases'] / 1e6:.1f} Mb of {len(text['groups'])} groups; all is "
+        f"measured on {text['held_out_windows']:,} other windows of {settings['window']:,} bases, edits on {edited:,} "
+        f"of them; {100 * settings['masking']:g} % of the tokens are masked."
+    )
+    return _join(_markdown(titles, "l" + "r" * (len(titles) - 1), cells), note)
 
 
 def _markdown(titles: list[str], alignment: str, rows: list[list[str]]) -> str:

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace):
     largest = train_bpe(texts.training(), sizes[-1], show_progress=console.is_terminal)
     texts.check(largest.get_vocab_size(), sizes[-1])
     rows = []
-    tokenizers = [*_byte_pairs(largest, sizes), *_kmers(options.kmers)]
+    tokenizers = [*_byte_pairs(largest, sizes), *_kmers(sorted(set(options.kmers)))]
     for description, backend in progress(tokenizers, "measuring"):
         span = description["k"] if description["kind"] == "overlapping" else None
         rows.append(description | measure(backend, texts.held_out, span, options))
@@ -93,7 +93,11 @@ def run(options: argparse.Namespace):
     }
     save(result, options.output)
     if options.output is not None:
-        plot_vocabularies(result, options.output.with_suffix(".png"))
+        plot = options.output.with_suffix(".png")
+        try:
+            plot_vocabularies(result, plot)
+        except OSError as error:
+            raise UserError(f"{plot} cannot be written: {error.strerror}; {options.output} is whole.") from error
     print(tables.vocab(result))
 
 
@@ -182,6 +186,9 @@ def measure(backend, held_out: list[tuple[str, str]], span: int | None, options:
     masks = {"alone": lambda count: mask_tokens_alone(count, options.masking, draw)}
     if span is not None:
         masks["spans"] = lambda count: mask_spans(count, span, options.masking, draw)
+    leaked = {name: leakage(tokenised, mask) for name, mask in masks.items()}
+    if not all(found["masked_tokens"] for found in leaked.values()):
+        raise UserError(f"--masking {options.masking}: masks none of {counts.sum():,} tokens; give a larger share.")
     return {
         "entries": entries,
         "tokens_per_base": float(counts.sum() / bases),
@@ -197,7 +204,7 @@ def measure(backend, held_out: list[tuple[str, str]], span: int | None, options:
             kind: stability(backend, [texts[i] for i in chosen], kind, np.random.default_rng([options.seed, i]))
             for i, kind in enumerate(EDITS)
         },
-        "leakage": {name: leakage(tokenised, mask) for name, mask in masks.items()},
+        "leakage": leaked,
     }
 
 
@@ -250,7 +257,9 @@ def _check(options: argparse.Namespace) -> list[int]:
         raise UserError(f"--window {options.window}: give at least {SMALLEST_WINDOW} bases.")
     for name in ("max_bases", "eval_bases", "shift_windows"):
         if not 1 <= getattr(options, name) < float("inf"):
-            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1.")
+            raise UserError(f"--{name} {getattr(options, name)}: give a number of at least 1.")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: give 0 or more.")
     if not 0 < options.masking < 1:
         raise UserError(f"--masking {options.masking}: is a share of the tokens, between 0 and 1.")
     check_output(options.output)

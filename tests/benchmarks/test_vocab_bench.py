@@ -309,7 +309,7 @@ def test_what_is_measured_on_did_not_train(genomes, arguments):
 
 def test_the_table_has_a_row_a_tokenizer(result):
     lines = tables.vocab(result).splitlines()
-    assert len(lines) == 2 + 6 and "FLOPs, BPE 256 = 1" in lines[0]
+    assert len(lines) == 2 + 6 + 2 and "of 2 groups" in lines[-1] and "FLOPs, BPE 256 = 1" in lines[0]
     row = next(line for line in lines if line.startswith("| 3-mer, non-overlapping | 73 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[3] == "340" and cells[6] == "0" and len(cells) == lines[0].count("|") - 1
@@ -334,6 +334,8 @@ def test_running_twice_gives_the_same_numbers(arguments, result, tmp_path):
         (["--eval_bases", "nan"], "--eval_bases nan"),
         (["--shift_windows", "0"], "--shift_windows 0"),
         (["--masking", "1"], "--masking 1"),
+        (["--masking", "1e-9"], "--masking 1e-09"),
+        (["--seed", "-1"], "--seed -1"),
         (["--sizes", "30000"], "--sizes 30000"),
         (["--input", "absent.fa"], "absent.fa"),
         (["--groups", "absent.tsv"], "absent.tsv"),
