@@ -210,7 +210,7 @@ def vocab(result: dict) -> str:
     cells = []
     for row in result["tokenizers"]:
         leaked, lost = row["leakage"], row["stability"]["deletion_at_start"]
-        spelt = [f"{100 * leaked[name]['mean_share_spelt']:.0f}" for name in leaked]
+        spelt = [f"{100 * leaked[name]['mean_share_spelt']:.1f}" for name in leaked]
         cells.append(
             [
                 row["tokenizer"],

@@ -312,9 +312,9 @@ def test_the_table_has_a_row_a_tokenizer(result):
     assert len(lines) == 2 + 6 + 2 and "of 2 groups" in lines[-1] and "FLOPs, BPE 256 = 1" in lines[0]
     row = next(line for line in lines if line.startswith("| 3-mer, non-overlapping | 73 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[3] == "340" and cells[6] == "0" and len(cells) == lines[0].count("|") - 1
+    assert cells[3] == "340" and cells[6] == "0.0" and len(cells) == lines[0].count("|") - 1
     spans = next(line for line in lines if line.startswith("| 3-mer, overlapping")).split("|")[7]
-    assert re.fullmatch(r" \d+ / \d+ ", spans)
+    assert re.fullmatch(r" \d+\.\d / \d+\.\d ", spans)
 
 
 def test_running_twice_gives_the_same_numbers(arguments, result, tmp_path):
