@@ -20,6 +20,7 @@ from .options import (
     add_bits_options,
     add_encoder_options,
     add_kernels_options,
+    add_vocab_options,
 )
 
 
@@ -36,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dnabert2 bench", description="Measure speed and memory.")
+    parser = argparse.ArgumentParser(
+        prog="dnabert2 bench", description="Measure speed and memory; compare tokenizers."
+    )
     benchmarks = parser.add_subparsers(metavar="BENCHMARK", required=True)
     attention = benchmarks.add_parser(
         "attention",
@@ -74,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     bits.set_defaults(module=".bits")
     add_bits_options(bits)
+    vocab = benchmarks.add_parser(
+        "vocab",
+        help="byte pairs of every size beside k-mers: length, cost, leakage, stability",
+        description="Byte-pair vocabularies of several sizes, trained on genomes, beside overlapping and "
+        "non-overlapping k-mers: tokens a base, FLOPs, what neighbours tell of a masked token, and what one edited "
+        "base does to the others.",
+        formatter_class=Formatter,
+    )
+    vocab.set_defaults(module=".vocab")
+    add_vocab_options(vocab)
     return parser
 
 

@@ -210,3 +210,25 @@ def add_bits_options(parser: argparse.ArgumentParser):
     add("--batch_size", type=int, default=64, help="windows of one forward pass")
     add("--device", default="cpu", help="cpu, cuda or cuda:N")
     add("--output", type=Path, help="JSON file to write; a table is printed in any case")
+
+
+def add_vocab_options(parser: argparse.ArgumentParser):
+    """Options of `bench vocab`."""
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, help="FASTA files (also .gz) or folders of them")
+    add("--groups", help="tab-separated table that names each file's group; without it, its folder")
+    add("--group_column", default="group", help="column of --groups that holds the group")
+    add("--sizes", nargs="+", type=int, default=[2**n for n in range(8, 16)], help="entries of the byte pairs")
+    add("--kmers", nargs="+", type=int, default=[3, 4, 5, 6], help="k of the k-mers, 3 to 6")
+    add(
+        "--max_bases",
+        type=float,
+        default=30e6,
+        help="bases to train byte pairs on, about, spread evenly over groups; 100 bytes of memory each",
+    )
+    add("--eval_bases", type=float, default=3e6, help="bases to measure on, about, which do not train")
+    add("--window", type=int, default=1000, help="bases of a text; DNA is trained and measured on in such windows")
+    add("--shift_windows", type=int, default=1000, help="windows to edit, at most")
+    add("--masking", type=float, default=0.15, help="share of the tokens masked, 0 to 1")
+    add("--seed", type=int, default=0, help="of the draw of windows, masks and edits")
+    add("--output", type=Path, help="JSON file to write, and a PNG beside it; a table is printed in any case")

@@ -207,6 +207,45 @@ def bits(result: dict) -> str:
     return _markdown(titles, "lrrrrr", cells)
 
 
+def vocab(result: dict) -> str:
+    """Markdown for a result of `dnabert2 bench vocab`."""
+    titles = [
+        "tokenizer",
+        "entries",
+        "used, %",
+        "tokens per 1,000 bases",
+        f"FLOPs, {result['flops']['relative_to']} = 1",
+        "with the head",
+        "masked bases spelt by neighbours, %",
+        "tokens that survive a lost first base, %",
+        "bases disturbed (median, 95 %)",
+    ]
+    cells = []
+    for row in result["tokenizers"]:
+        leaked, lost = row["leakage"], row["stability"]["deletion_at_start"]
+        spelt = [f"{100 * leaked[name]['mean_share_spelt']:.1f}" for name in leaked]
+        cells.append(
+            [
+                row["tokenizer"],
+                f"{row['entries']:,}",
+                f"{100 * row['vocabulary_used']:.0f}",
+                f"{row['tokens_per_1000_bases']:.0f}",
+                *(f"{row['flops_relative'][name]:.2f}" for name in ("encoder", "with_head")),
+                " / ".join(spelt),
+                f"{100 * lost['surviving_share']['mean']:.1f}",
+                f"{lost['disturbed_bases']['p50']:.0f}, {lost['disturbed_bases']['p95']:.0f}",
+            ]
+        )
+    text, settings = result["text"], result["settings"]
+    edited = min(settings["shift_windows"], text["held_out_windows"])
+    note = (
+        f"Byte pairs are trained on {text['training_bases'] / 1e6:.1f} Mb of {len(text['groups'])} groups; all is "
+        f"measured on {text['held_out_windows']:,} other windows of {settings['window']:,} bases, edits on {edited:,} "
+        f"of them; {100 * settings['masking']:g} % of the tokens are masked."
+    )
+    return _join(_markdown(titles, "l" + "r" * (len(titles) - 1), cells), note)
+
+
 def _markdown(titles: list[str], alignment: str, rows: list[list[str]]) -> str:
     rule = ["---:" if letter == "r" else "---" for letter in alignment]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, rule, *rows])
@@ -224,7 +263,7 @@ def _origin(provenance: dict, name: str) -> str:
 
 
 # The name of a table is that of its markers and of its result file; a pattern stands for one of each device.
-TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo, "bits": bits}
+TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo, "bits": bits, "vocab": vocab}
 
 
 if __name__ == "__main__":

@@ -10,11 +10,8 @@ tokenizer, on windows rather than whole chromosomes: unsplit text costs a quadra
 """
 
 import argparse
-import csv
 import hashlib
 import json
-import random
-import re
 import shutil
 import sys
 from collections import Counter
@@ -22,57 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError, run_verb
-from ..fasta import find_fasta_files, read_fasta
 from .files import SPECIAL_TOKENS, write_tokenizer
-from .policy import PolicyReport, TextPolicy, normalise
-
-SHORTEST_WINDOW = 100
-
-
-def read_groups(table: str, column: str) -> dict[str, str]:
-    """
-    File name -> group, from a tab-separated table with a `file` column and `column`.
-
-    A qualifier behind the group's name is dropped: "plant (plastid)" and "plant/alga" are both "plant".
-
-    Raises:
-        UserError: if the table or a column is missing.
-    """
-    try:
-        with open(table, newline="", encoding="utf-8") as handle:
-            reader = csv.DictReader(handle, delimiter="\t")
-            missing = {"file", column} - set(reader.fieldnames or [])
-            if missing:
-                raise UserError(
-                    f"{table}: no column {sorted(missing)[0]!r} in its header; it has {reader.fieldnames}."
-                )
-            return {Path(row["file"]).name: re.split(r"[/(,]", row[column])[0].strip() for row in reader}
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{table}: no such file; give a tab-separated table with the columns file and {column}."
-        ) from error
-
-
-def fair_shares(sizes: dict[str, int], total: int) -> dict[str, float]:
-    """
-    How many bases to take of each group so that groups are as equal as their sizes allow and add up to `total`.
-
-    Small groups are taken whole; what they leave is shared by the larger ones.
-    """
-    shares, left = {}, float(total)
-    for rank, (group, size) in enumerate(sorted(sizes.items(), key=lambda item: (item[1], item[0]))):
-        shares[group] = min(size, left / (len(sizes) - rank))
-        left -= shares[group]
-    return shares
-
-
-def windows(sequence: str, length: int) -> Iterator[str]:
-    """Stretches of at most `length` bases between the Ns of a normalised sequence; very short ones are left out."""
-    for match in re.finditer("[ACGT]+", sequence):
-        for start in range(match.start(), match.end(), length):
-            window = sequence[start : min(start + length, match.end())]
-            if len(window) >= min(SHORTEST_WINDOW, length):
-                yield window
+from .policy import PolicyReport, TextPolicy
+from .sampling import SHORTEST_WINDOW, count_bases, draw_windows, fair_shares, find_groups
 
 
 def train_bpe(texts, vocab_size: int, length: int | None = None, show_progress: bool = False):
@@ -107,6 +56,31 @@ def train_bpe(texts, vocab_size: int, length: int | None = None, show_progress: 
     return tokenizer
 
 
+def cut_bpe(tokenizer, vocab_size: int):
+    """
+    What `train_bpe` would have given for the same texts and this smaller `vocab_size`: the first merges.
+
+    Each merge is chosen by what the merges before it made of the texts, so that smaller vocabularies are nested in
+    larger ones.
+
+    Args:
+        tokenizer: of `train_bpe`.
+
+    Raises:
+        ValueError: if it has fewer entries, or its special tokens and bases alone are more.
+    """
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.to_str())
+    ids, merges = state["model"]["vocab"], state["model"]["merges"]
+    fewest = len(ids) - len(merges)
+    if not fewest <= vocab_size <= len(ids):
+        raise ValueError(f"vocab_size = {vocab_size}: this tokenizer can be cut to {fewest} to {len(ids)} entries.")
+    state["model"]["merges"] = merges[: vocab_size - fewest]
+    state["model"]["vocab"] = {token: i for token, i in ids.items() if i < vocab_size}
+    return Tokenizer.from_str(json.dumps(state))
+
+
 def train_tokenizer(args: argparse.Namespace):
     """Body of the verb; writes `args.output` whole or not at all."""
     from rich.console import Console
@@ -120,34 +94,22 @@ def train_tokenizer(args: argparse.Namespace):
         raise UserError(f"--vocab_size {args.vocab_size}: five special tokens and four bases need at least 9 entries.")
     if args.window < 1 or args.max_bases < 1:
         raise UserError("--window and --max_bases must be at least 1 base.")
-    files = find_fasta_files(args.input)
-    groups = read_groups(args.groups, args.group_column) if args.groups else {}
-    group_of = {path: groups.get(path.name, path.parent.name if not args.groups else "other") for path in files}
-    policy = TextPolicy(upper_case=not args.keep_case)
-    report = PolicyReport(policy=policy)
+    group_of = find_groups(args.input, args.groups, args.group_column)
+    report = PolicyReport(policy=TextPolicy(upper_case=not args.keep_case))
     quiet = not console.is_terminal
 
-    sizes = Counter()
-    for path in track(files, "counting bases", console=console, disable=quiet):
-        sizes[group_of[path]] += sum(len(sequence) for _, sequence in read_fasta(path))
+    def progress(files, doing):
+        return track(files, doing, console=console, disable=quiet)
+
+    sizes = count_bases(group_of, progress)
     shares = fair_shares(sizes, min(int(args.max_bases), sum(sizes.values())))
     used = Counter()
 
     def draw() -> Iterator[str]:
-        generator = random.Random(args.seed)
-        for path in track(files, "reading windows", console=console, disable=quiet):
-            group = group_of[path]
-            for name, sequence in read_fasta(path):
-                if not sequence.strip("Nn"):
-                    continue
-                try:
-                    text = normalise(sequence, policy, report)
-                except UserError as error:
-                    raise UserError(f"{path}: record {name} {error}.") from error
-                for window in windows(text, args.window):
-                    if generator.random() * sizes[group] < shares[group]:
-                        used[group] += len(window)
-                        yield window
+        for group, lot, window in draw_windows(group_of, args.window, args.seed, report, progress):
+            if lot * sizes[group] < shares[group]:
+                used[group] += len(window)
+                yield window
 
     tokenizer = train_bpe(draw(), args.vocab_size, show_progress=not quiet)
     if not used:
@@ -174,7 +136,7 @@ def train_tokenizer(args: argparse.Namespace):
             group: {"bases": sizes[group], "used": used[group], "files": sum(g == group for g in group_of.values())}
             for group in sorted(sizes)
         },
-        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in group_of},
         "text": report.describe(),
     }
     (partial / "training.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 from dnabert2.cli import main
 from dnabert2.errors import UserError
 from dnabert2.tokenizer.files import OURS, load_tokenizer, wrap_tokenizer, write_tokenizer
-from dnabert2.tokenizer.train import fair_shares, windows
+from dnabert2.tokenizer.sampling import fair_shares, windows
 
 SPECIALS = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3, "[MASK]": 4}
 
