@@ -35,6 +35,7 @@ from .arguments import parse_options
 from .corpus_stream import Corpus, PretrainingStream
 from .curves import plot_curve
 from .evaluation import mask_held_out, read_held_out
+from .learned_positions import LearnedPositionsConfig, LearnedPositionsForMaskedLM
 from .low_precision import use_low_precision_layer_norms
 from .masking import MaskingPolicy
 from .model_settings import new_config
@@ -75,6 +76,10 @@ class ModelArguments:
     )
     low_precision_layer_norm: bool = field(
         default=True, metadata={"help": "With --bf16 or --fp16: layer norms in half precision, summed in float32."}
+    )
+    learned_positions: int | None = field(
+        default=None,
+        metadata={"help": "Train a baseline instead: a table of so many learned positions in place of ALiBi."},
     )
 
 
@@ -131,6 +136,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, Pre
     )
     if (model_args.model_name_or_path is None) == (model_args.config_overrides is None):
         raise UserError("give either --model_name_or_path, or --config_overrides to train from scratch.")
+    if model_args.learned_positions is not None and model_args.model_name_or_path is not None:
+        raise UserError("--learned_positions trains a baseline from scratch: give --config_overrides, no model.")
     if corpus_args.corpus is None:
         raise UserError("--corpus is missing: the folder that build-corpus wrote, or a Hub dataset like it.")
     if args.output_dir is None:
@@ -151,16 +158,20 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, Pre
     return model_args, corpus_args, args
 
 
-def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM:
+def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | LearnedPositionsForMaskedLM:
     """
-    The network, new or loaded, in float32.
+    The network, new or loaded, or the baseline with learned positions, in float32.
 
     Raises:
         UserError: if it cannot be built, or if a checkpoint was trained with another tokenizer than the corpus.
     """
     backend = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     try:
-        if args.model_name_or_path is None:
+        if args.learned_positions is not None:
+            sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": args.learned_positions}
+            config = new_config(LearnedPositionsConfig, args.config_overrides, **sizes)
+            model = LearnedPositionsForMaskedLM._from_config(config, dtype=torch.float32, **backend)
+        elif args.model_name_or_path is None:
             config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer))
             model = DNABert2ForMaskedLM._from_config(config, dtype=torch.float32, **backend)
         else:
@@ -195,6 +206,11 @@ def pretrain(argv: list[str]):
     corpus = Corpus.open(corpus_args.corpus, corpus_args.corpus_revision)
     tokenizer = load_tokenizer(corpus.tokenizer_source())
     max_length = corpus_args.max_length or corpus.manifest["settings"]["window_tokens"] + 2
+    if model_args.learned_positions is not None and model_args.learned_positions < max_length:
+        raise UserError(
+            f"--learned_positions {model_args.learned_positions}: sequences have {max_length} tokens with [CLS] and "
+            "[SEP]; give at least as many."
+        )
     stream = PretrainingStream(
         corpus,
         tokenizer,
@@ -270,7 +286,8 @@ def save_run(trainer: Pretrainer, seconds: float, speed: dict):
     trainer.save_model(str(output))
     if args.process_index != 0:
         return
-    make_self_contained(output)
+    if trainer.model.config.model_type == DNABert2Config.model_type:  # a baseline has no code for a Hub folder
+        make_self_contained(output)
     history = state.log_history
     evaluations = [entry for entry in history if "eval_loss" in entry]
     rates = sorted(entry["tokens_per_second"] for entry in history if entry.get("tokens_per_second"))
