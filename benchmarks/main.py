@@ -6,7 +6,7 @@ is the same as `dnabert2 bench encoder ...`; `dnabert2 bench encoder --help` lis
 
     dnabert2 bench attention --output attention.json && dnabert2 bench encoder --device cuda --output encoder.json
 
-measures everything with a goal, in less than ten minutes.
+measures everything with a goal, in less than ten minutes. `bench length` measures how good a model is, not how fast.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import importlib
 import sys
 
 from ..errors import run_verb
-from .options import Formatter, add_attention_options, add_encoder_options, add_kernels_options
+from .options import Formatter, add_attention_options, add_encoder_options, add_kernels_options, add_length_options
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dnabert2 bench", description="Measure speed and memory.")
+    parser = argparse.ArgumentParser(
+        prog="dnabert2 bench", description="Measure speed, memory, and quality at any length."
+    )
     benchmarks = parser.add_subparsers(metavar="BENCHMARK", required=True)
     attention = benchmarks.add_parser(
         "attention",
@@ -59,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     kernels.set_defaults(module=".kernels")
     add_kernels_options(kernels)
+    length = benchmarks.add_parser(
+        "length",
+        help="bits per base of held-out sequence, at the training length and beyond",
+        description="Bits per base of masked language models on the same masked tokens of held-out sequence, with "
+        "more and more sequence around them.",
+        formatter_class=Formatter,
+    )
+    length.set_defaults(module=".length")
+    add_length_options(length)
     return parser
 
 

@@ -1,6 +1,6 @@
 """A baseline without ALiBi: the same network with BERT's learned positions (Devlin et al. 2019), for `bench length`.
 
-    dnabert2 pretrain --corpus corpus --config training/recipes/smoke.json --learned_positions 128 --output_dir runs/twin
+    dnabert2 pretrain --corpus corpus --config training/recipes/smoke.json --learned_positions 128 --output_dir twin
 
 A table of one row a position is added to the word embeddings, counted from 0 at [CLS], and every slope is zero. Beyond
 its table the model has no positions and refuses the input; rows that training never reached stay as they were drawn.
