@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from transformers.utils.logging import disable_progress_bar
 
 from ..errors import UserError
 from ..precision import resolve_dtype
@@ -49,8 +50,10 @@ def run(options: argparse.Namespace) -> None:
     lengths = _check(options)
     labels = _labels(options.model)
     corpus = Corpus.open(options.corpus) if options.corpus else None
-    tokenizer = _common_tokenizer(options.model, corpus)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     models = [load_masked_lm(name, dtype=dtype).eval() for name in options.model]
+    tokenizer = _common_tokenizer(options.model, corpus)
     sources = held_out_sources(corpus, options.input) if corpus else all_of(options.input)
     stretches = read_stretches(sources, tokenizer, lengths[-1] - 2, options.stretches, options.seed)
     masked = mask_stretches(stretches, tokenizer, options.mlm_probability, options.seed)

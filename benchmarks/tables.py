@@ -195,7 +195,7 @@ def demo(result: dict) -> str:
 
 
 def length(result: dict) -> str:
-    """Markdown for a result of `dnabert2 bench length`: bits per base by model and length, and the last one's change."""
+    """Markdown for a result of `dnabert2 bench length`: bits per base by model and length."""
     lengths = result["lengths"]
     cells = []
     for model in result["models"]:
@@ -205,7 +205,7 @@ def length(result: dict) -> str:
         change = ""
         if last["status"] == "measured":
             error = last["standard_error"]
-            change = f"{last['difference']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+            change = f"{last['difference']:+.4f}" + ("" if error is None else f" ± {error:.4f}")
         cells.append([model["model"], model["positions"], *shown, change])
     change = f"{lengths[-1]:,} against {lengths[0]:,}"
     titles = ["bits per base", "positions", *(f"{n:,}" for n in lengths), change]

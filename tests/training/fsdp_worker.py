@@ -1,4 +1,4 @@
-"""Started twice by `test_pretrain_parallel.py`: the pretrain verb with FSDP on CPUs, where accelerate does not offer it."""
+"""Started twice by `test_pretrain_parallel.py`: pretrain with FSDP on CPUs, where accelerate does not offer it."""
 
 import sys
 
