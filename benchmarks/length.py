@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> None:
     """
     device = check_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     lengths = _check(options)
     labels = _labels(options.model)
     corpus = Corpus.open(options.corpus) if options.corpus else None

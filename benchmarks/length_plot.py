@@ -39,7 +39,7 @@ def plot_length(result: dict, path: Path):
         axis.set_xscale("log", base=2)
         axis.set_xticks(result["lengths"], [f"{length:,}" for length in result["lengths"]])
         axis.set_xlabel("tokens of a sequence")
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, ncols=1 if axis is left else 2)
         axis.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=130, format="png")

@@ -168,8 +168,8 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | Learne
     backend = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     try:
         if args.learned_positions is not None:
-            sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": args.learned_positions}
-            config = new_config(LearnedPositionsConfig, args.config_overrides, **sizes)
+            config = new_config(LearnedPositionsConfig, args.config_overrides, vocab_size=len(tokenizer))
+            config.max_position_embeddings = args.learned_positions
             model = LearnedPositionsForMaskedLM._from_config(config, dtype=torch.float32, **backend)
         elif args.model_name_or_path is None:
             config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer))
@@ -286,7 +286,7 @@ def save_run(trainer: Pretrainer, seconds: float, speed: dict):
     trainer.save_model(str(output))
     if args.process_index != 0:
         return
-    if trainer.model.config.model_type == DNABert2Config.model_type:  # a baseline has no code for a Hub folder
+    if not isinstance(trainer.model, LearnedPositionsForMaskedLM):  # the baseline is not for the Hub
         make_self_contained(output)
     history = state.log_history
     evaluations = [entry for entry in history if "eval_loss" in entry]
