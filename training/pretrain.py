@@ -24,7 +24,6 @@ from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..atomic import write_whole
-from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError, run_verb
 from ..loading import load_model
 from ..modeling_dnabert2 import DNABert2ForMaskedLM
@@ -35,7 +34,7 @@ from .arguments import parse_options
 from .corpus_stream import Corpus, PretrainingStream
 from .curves import plot_curve
 from .evaluation import mask_held_out, read_held_out
-from .learned_positions import LearnedPositionsConfig, LearnedPositionsForMaskedLM
+from .learned_positions import LearnedPositionsForMaskedLM
 from .low_precision import use_low_precision_layer_norms
 from .masking import MaskingPolicy
 from .model_settings import new_config
@@ -112,7 +111,7 @@ class PretrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's beta2."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
     max_steps: int = field(default=500_000, metadata={"help": "Steps of a global batch each."})
-    warmup_steps: float = field(default=30_000, metadata={"help": "Steps to the peak learning rate."})
+    warmup_steps: int = field(default=30_000, metadata={"help": "Steps to the peak learning rate."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Sequences of one forward pass."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Sequences of one pass when evaluating."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
@@ -167,13 +166,12 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | Learne
     """
     backend = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     try:
-        if args.learned_positions is not None:
-            config = new_config(LearnedPositionsConfig, args.config_overrides, vocab_size=len(tokenizer))
-            config.max_position_embeddings = args.learned_positions
-            model = LearnedPositionsForMaskedLM._from_config(config, dtype=torch.float32, **backend)
-        elif args.model_name_or_path is None:
-            config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer))
-            model = DNABert2ForMaskedLM._from_config(config, dtype=torch.float32, **backend)
+        if args.model_name_or_path is None:
+            model_class = DNABert2ForMaskedLM if args.learned_positions is None else LearnedPositionsForMaskedLM
+            config = new_config(model_class.config_class, args.config_overrides, vocab_size=len(tokenizer))
+            if args.learned_positions is not None:
+                config.max_position_embeddings = args.learned_positions
+            model = model_class._from_config(config, dtype=torch.float32, **backend)
         else:
             model = load_model("DNABert2ForMaskedLM", args.model_name_or_path, dtype=torch.float32, **backend)
     except ImportError as error:
