@@ -16,7 +16,7 @@ VERBS = {
     "pretrain": ("training.pretrain", "train a masked language model on a corpus"),
     "finetune": ("training.finetune", "fine-tune a classifier on tables of sequences"),
     "export": ("hub.export", "build a Hugging Face Hub folder from a checkpoint"),
-    "bench": ("benchmarks.main", "measure speed and memory"),
+    "bench": ("benchmarks.main", "measure speed, memory, and what models and tokenizers make of DNA"),
 }
 
 

@@ -6,13 +6,13 @@ from .bundled import locate
 from .errors import UserError
 
 
-def load_model(class_name: str, name: str, **kwargs):
+def load_model(class_name: str | type, name: str, **kwargs):
     """
     Load a model with one of our classes.
 
     Args:
         class_name: "DNABert2Model", "DNABert2ForMaskedLM", "DNABert2ForSequenceClassification" or
-            "DNABert2ForTokenClassification".
+            "DNABert2ForTokenClassification"; or a class that is built on them.
         name: a folder with `config.json` and weights, a Hub id, or the name of a bundled checkpoint.
         kwargs: for `from_pretrained` (`num_labels`, `dtype`, `attn_implementation`, ...).
 
@@ -31,8 +31,9 @@ def load_model(class_name: str, name: str, **kwargs):
         )
     if not path.exists() and (path.is_absolute() or name.count("/") != 1):
         raise UserError(f"{name}: no such folder; give a model folder or a Hub id such as user/model.")
+    model_class = getattr(modeling_dnabert2, class_name) if isinstance(class_name, str) else class_name
     try:
-        return getattr(modeling_dnabert2, class_name).from_pretrained(name, **kwargs)
+        return model_class.from_pretrained(name, **kwargs)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{name}: cannot be loaded as a DNABERT-2 model: {_first_sentence(error)}") from error
 

@@ -6,7 +6,7 @@ is the same as `dnabert2 bench encoder ...`; `dnabert2 bench encoder --help` lis
 
     dnabert2 bench attention --output attention.json && dnabert2 bench encoder --device cuda --output encoder.json
 
-measures everything with a goal, in less than ten minutes.
+measures everything with a goal, in less than ten minutes. `bench length` measures how good a model is, not how fast.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from .options import (
     add_bits_options,
     add_encoder_options,
     add_kernels_options,
+    add_length_options,
     add_vocab_options,
 )
 
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dnabert2 bench", description="Measure speed and memory; compare tokenizers."
+        prog="dnabert2 bench",
+        description="Measure speed, memory, and what models and tokenizers make of DNA.",
     )
     benchmarks = parser.add_subparsers(metavar="BENCHMARK", required=True)
     attention = benchmarks.add_parser(
@@ -87,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     vocab.set_defaults(module=".vocab")
     add_vocab_options(vocab)
+    length = benchmarks.add_parser(
+        "length",
+        help="bits per base of held-out sequence, at the training length and beyond",
+        description="Bits per base of masked language models on the same masked tokens of held-out sequence, with "
+        "more and more sequence around them.",
+        formatter_class=Formatter,
+    )
+    length.set_defaults(module=".length")
+    add_length_options(length)
     return parser
 
 

@@ -232,3 +232,33 @@ def add_vocab_options(parser: argparse.ArgumentParser):
     add("--masking", type=float, default=0.15, help="share of the tokens masked, 0 to 1")
     add("--seed", type=int, default=0, help="of the draw of windows, masks and edits")
     add("--output", type=Path, help="JSON file to write, and a PNG beside it; a table is printed in any case")
+
+
+def add_length_options(parser: argparse.ArgumentParser):
+    """Options of `bench length`."""
+
+    def add(flag, text, **more):
+        parser.add_argument(flag, help=text, **more)
+
+    add("--model", "folders of pretrain, or Hub ids; all with one tokenizer", nargs="+", required=True)
+    add("--corpus", "folder of build-corpus, or a Hub dataset like it: its held-out records are read again")
+    add(
+        "--input",
+        "where the corpus's FASTA files are now, if not where they were; without --corpus: files or folders that no "
+        "model saw, each species a group",
+        nargs="+",
+    )
+    add(
+        "--lengths",
+        "tokens of a sequence with [CLS] and [SEP]; the smallest is what the others are compared with",
+        nargs="+",
+        type=int,
+        default=[128, 256, 512, 1024, 2048, 4096, 8192],
+    )
+    add("--stretches", "stretches of each group at most, each as long as the greatest length", type=int, default=8)
+    add("--mlm_probability", "share of the tokens to predict", type=float, default=0.15)
+    add("--batch_tokens", "tokens of a forward pass, or one sequence if that is longer", type=int, default=16384)
+    add("--device", "cpu, cuda or cuda:N", default="cpu")
+    add("--dtype", "precision of the models: float32, bfloat16, float16, or auto", default="float32")
+    add("--seed", "of the choice of stretches and of the masks", type=int, default=0)
+    add("--output", "JSON file to write, and a plot of its name beside it; a table is printed in any case", type=Path)

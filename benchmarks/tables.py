@@ -246,6 +246,24 @@ def vocab(result: dict) -> str:
     return _join(_markdown(titles, "l" + "r" * (len(titles) - 1), cells), note)
 
 
+def length(result: dict) -> str:
+    """Markdown for a result of `dnabert2 bench length`: bits per base by model and length."""
+    lengths = result["lengths"]
+    cells = []
+    for model in result["models"]:
+        rows = {row["length"]: row for row in model["results"]}
+        shown = [f"{rows[n]['bits_per_base']:.3f}" if rows[n]["status"] == "measured" else "cannot" for n in lengths]
+        last = rows[lengths[-1]]
+        change = ""
+        if last["status"] == "measured":
+            error = last["standard_error"]
+            change = f"{last['difference']:+.4f}" + ("" if error is None else f" ± {error:.4f}")
+        cells.append([model["model"], model["positions"], *shown, change])
+    change = f"{lengths[-1]:,} against {lengths[0]:,}"
+    titles = ["bits per base", "positions", *(f"{n:,}" for n in lengths), change]
+    return _markdown(titles, "ll" + "r" * (len(lengths) + 1), cells)
+
+
 def _markdown(titles: list[str], alignment: str, rows: list[list[str]]) -> str:
     rule = ["---:" if letter == "r" else "---" for letter in alignment]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, rule, *rows])
@@ -263,7 +281,7 @@ def _origin(provenance: dict, name: str) -> str:
 
 
 # The name of a table is that of its markers and of its result file; a pattern stands for one of each device.
-TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo, "bits": bits, "vocab": vocab}
+TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo, "bits": bits, "vocab": vocab, "length": length}
 
 
 if __name__ == "__main__":

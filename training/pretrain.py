@@ -25,7 +25,6 @@ from transformers.utils import logging
 
 from ..allocator import keep_freed_memory
 from ..atomic import write_whole
-from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError, run_verb
 from ..loading import load_model
 from ..modeling_dnabert2 import DNABert2ForMaskedLM
@@ -36,6 +35,7 @@ from .arguments import parse_options
 from .corpus_stream import Corpus, PretrainingStream
 from .curves import plot_curve
 from .evaluation import mask_held_out, read_held_out
+from .learned_positions import LearnedPositionsForMaskedLM
 from .low_precision import use_low_precision_layer_norms
 from .masking import MaskingPolicy
 from .model_settings import new_config
@@ -85,6 +85,10 @@ class ModelArguments:
     low_precision_layer_norm: bool = field(
         default=True, metadata={"help": "With --bf16 or --fp16: layer norms in half precision, summed in float32."}
     )
+    learned_positions: int | None = field(
+        default=None,
+        metadata={"help": "Train a baseline instead: a table of so many learned positions in place of ALiBi."},
+    )
 
 
 @dataclass
@@ -116,7 +120,7 @@ class PretrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's beta2."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
     max_steps: int = field(default=500_000, metadata={"help": "Steps of a global batch each."})
-    warmup_steps: float = field(default=30_000, metadata={"help": "Steps to the peak learning rate."})
+    warmup_steps: int = field(default=30_000, metadata={"help": "Steps to the peak learning rate."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Sequences of one forward pass."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Sequences of one pass when evaluating."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
@@ -142,6 +146,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, Pre
         raise UserError("give either --model_name_or_path, or --config_overrides to train from scratch.")
     if model_args.initial_embeddings == "spelling" and model_args.config_overrides is None:
         raise UserError("--initial_embeddings spelling is for training from scratch; leave it out.")
+    if model_args.learned_positions is not None and model_args.model_name_or_path is not None:
+        raise UserError("--learned_positions trains a baseline from scratch: give --config_overrides, no model.")
     if corpus_args.corpus is None:
         raise UserError("--corpus is missing: the folder that build-corpus wrote, or a Hub dataset like it.")
     if args.output_dir is None:
@@ -162,9 +168,9 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, Pre
     return model_args, corpus_args, args
 
 
-def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM:
+def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | LearnedPositionsForMaskedLM:
     """
-    The network, new or loaded, in float32.
+    The network, new or loaded, or the baseline with learned positions, in float32.
 
     Raises:
         UserError: if it cannot be built, or if a checkpoint was trained with another tokenizer than the corpus.
@@ -172,8 +178,11 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM:
     backend = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     try:
         if args.model_name_or_path is None:
-            config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer))
-            model = DNABert2ForMaskedLM._from_config(config, dtype=torch.float32, **backend)
+            model_class = DNABert2ForMaskedLM if args.learned_positions is None else LearnedPositionsForMaskedLM
+            config = new_config(model_class.config_class, args.config_overrides, vocab_size=len(tokenizer))
+            if args.learned_positions is not None:
+                config.max_position_embeddings = args.learned_positions
+            model = model_class._from_config(config, dtype=torch.float32, **backend)
             if args.initial_embeddings == "spelling":
                 initialise_by_spelling(model, tokenizer)
         else:
@@ -208,6 +217,11 @@ def pretrain(argv: list[str]):
     corpus = Corpus.open(corpus_args.corpus, corpus_args.corpus_revision)
     tokenizer = load_tokenizer(corpus.tokenizer_source())
     max_length = corpus_args.max_length or corpus.manifest["settings"]["window_tokens"] + 2
+    if model_args.learned_positions is not None and model_args.learned_positions < max_length:
+        raise UserError(
+            f"--learned_positions {model_args.learned_positions}: sequences have {max_length} tokens with [CLS] and "
+            "[SEP]; give at least as many."
+        )
     stream = PretrainingStream(
         corpus,
         tokenizer,
@@ -287,7 +301,8 @@ def save_run(trainer: Pretrainer, seconds: float, speed: dict, origin: dict):
     trainer.save_model(str(output))
     if args.process_index != 0:
         return
-    make_self_contained(output)
+    if not isinstance(trainer.model, LearnedPositionsForMaskedLM):  # the baseline is not for the Hub
+        make_self_contained(output)
     history = state.log_history
     evaluations = [entry for entry in history if "eval_loss" in entry]
     rates = sorted(entry["tokens_per_second"] for entry in history if entry.get("tokens_per_second"))
