@@ -18,6 +18,7 @@ from .options import (
     Formatter,
     add_attention_options,
     add_bits_options,
+    add_demo_options,
     add_encoder_options,
     add_kernels_options,
     add_length_options,
@@ -79,6 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     bits.set_defaults(module=".bits")
     add_bits_options(bits)
+    demo = benchmarks.add_parser(
+        "demo",
+        help="what pretraining is worth: mini fine-tuned, beside random weights",
+        description="Test scores of the bundled checkpoint, fine-tuned on the bundled data set, beside networks that "
+        "start from random weights, over several seeds.",
+        formatter_class=Formatter,
+    )
+    demo.set_defaults(module=".demo")
+    add_demo_options(demo)
     vocab = benchmarks.add_parser(
         "vocab",
         help="byte pairs of every size beside k-mers: length, cost, leakage, stability",

@@ -212,6 +212,14 @@ def add_bits_options(parser: argparse.ArgumentParser):
     add("--output", type=Path, help="JSON file to write; a table is printed in any case")
 
 
+def add_demo_options(parser: argparse.ArgumentParser):
+    """Options of `bench demo`."""
+    add = parser.add_argument
+    add("--seeds", type=int, default=3, help="runs of each, with the seeds 42, 43, ...")
+    add("--epochs", type=float, help="passes over the training table; by default the recipe's")
+    add("--output", type=Path, help="JSON file to write; a table is printed in any case")
+
+
 def add_vocab_options(parser: argparse.ArgumentParser):
     """Options of `bench vocab`."""
     add = parser.add_argument

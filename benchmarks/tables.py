@@ -184,14 +184,17 @@ def _join(*tables: str) -> str:
 
 
 def demo(result: dict) -> str:
-    """Markdown for the fine-tuning demo."""
-    test = result["test"]
-    row = [
-        f"{result['parameters']:,}",
-        f"{result['train_seconds']:,.0f}",
-        *(f"{test[metric]:.3f}" for metric in ("matthews_correlation", "f1", "accuracy")),
-    ]
-    return _markdown(["parameters", "training, seconds", "test MCC", "test F1", "test accuracy"], "rrrrr", [row])
+    """Markdown for a result of `dnabert2 bench demo`."""
+    titles = ["start", "parameters", "training, seconds", "test MCC", "test F1", "test accuracy"]
+    cells = []
+    for row in result["results"]:
+        scores = [row["test"][metric] for metric in ("matthews_correlation", "f1", "accuracy")]
+        spread = [x["standard_deviation"] for x in scores]
+        shown = [
+            f"{x['mean']:.3f}" + ("" if s is None else f" ± {s:.3f}") for x, s in zip(scores, spread, strict=True)
+        ]
+        cells.append([row["start"], f"{row['parameters']:,}", f"{row['train_seconds']:,.0f}", *shown])
+    return _join(_markdown(titles, "lrrrrr", cells), f"Mean and standard deviation of {result['seeds']} seeds.")
 
 
 def bits(result: dict) -> str:

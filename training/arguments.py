@@ -1,5 +1,6 @@
 """Options of the training verbs: dataclasses from flags, or from one lone .json or .yaml file."""
 
+import json
 from pathlib import Path
 
 import yaml
@@ -52,9 +53,11 @@ def read_settings(path: Path) -> dict:
     """The mapping in a .json or .yaml file; raises UserError if there is none."""
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
+    # Not JSON as YAML, which reads 1e-06 as text.
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = parse(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(
             f"{path}: not a configuration, neither JSON nor YAML ({' '.join(str(error).split())})."
         ) from error

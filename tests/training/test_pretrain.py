@@ -40,7 +40,8 @@ def test_what_a_run_leaves(run, losses):
     logged = losses(run)
     assert [entry["step"] for entry in logged if "loss" in entry] == list(range(1, 13))
     assert [entry["step"] for entry in logged if "eval_loss" in entry] == [6, 12]
-    assert logged[-1]["eval_loss"] < logged[0]["loss"] - 0.3  # it learns
+    scores = [entry["eval_loss"] for entry in logged if "eval_loss" in entry]
+    assert scores[1] < scores[0] - 0.1 < logged[0]["loss"] - 0.1  # it learns
     assert metrics["evaluation"]["Animal_one_bits_per_base"] > 0
     assert metrics["checkpoints"] == ["checkpoint-8", "checkpoint-12"]
     rates = [entry["tokens_per_second"] for entry in metrics["history"] if "loss" in entry]
@@ -110,8 +111,10 @@ class StopAfter(TrainerCallback):
 def with_callback(monkeypatch):
     """Function: have a callback in the next run."""
 
+    original = pretrain_module.Pretrainer
+
     def use(callback):
-        class Watched(pretrain_module.Pretrainer):
+        class Watched(original):
             def __init__(self, **kwargs):
                 super().__init__(**kwargs)
                 self.add_callback(callback)
