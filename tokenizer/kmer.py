@@ -112,7 +112,7 @@ class _Cutter:
 
     def cut(self, _, word):
         letters = len(str(word))
-        if letters <= self.k:
+        if letters < self.k:
             return [word]
         pieces = []
         for start in range(0, letters - self.k + 1, BLOCK):
