@@ -3,17 +3,19 @@
     dnabert2 bench bits --model mini --corpus runs/mini-corpus --output benchmarks/results/bits.json
     dnabert2 bench bits --model mini --corpus runs/mini-corpus --sequences 8 --order 4      # seconds on a CPU
 
-All are scored on the same bases, those of masked tokens at least `--order` bases from both ends of a window, in four
-ways:
+All are scored on the same bases, those of masked tokens at least `--order` bases from both ends of a window:
 
 `model`: -log2 p(token | the rest). The token's probability also pays for how many bases it has.
 `markov`: each base given the true bases before it, an interpolated Markov model of the best order up to `--order`.
-`model_given_length`: p(token) among the tokens of as many bases; what remains is the bases alone.
-`markov_given_length`: a Markov model with the same knowledge: the bases on both sides, and that the blank is a token
-of so many bases.
+`model_given_cuts`: p(token) among the tokens that may stand there: those of as many bases with which the tokenizer
+cuts the window as it was cut. What remains is the bases alone.
+`markov_given_cuts`: a Markov model with the same knowledge: the same candidates, and the bases on both sides.
+`frequency`, `frequency_given_cuts`: the token's share of the group's training tokens, of all or of the candidates': a
+model without context.
 
-The Markov models are counted on all of the corpus' training rows, of the group or of all groups, whichever is better;
-order, prior and this choice are those that score best on the very bases scored, which favours them.
+The Markov models are counted on all of the corpus' training rows, of the group or of all groups. Counts, prior and
+order of `markov` are those that score best on the very bases scored, which favours it; `markov_given_cuts` takes its
+counts and prior, and the order that is best for itself. The true neighbours count even where they are masked too.
 """
 
 import time
@@ -30,10 +32,21 @@ from ..provenance import provenance
 from ..tokenizer.files import load_tokenizer
 from ..training.corpus_stream import Corpus
 from ..training.evaluation import HeldOut, mask_held_out, read_held_out
-from ..training.markov import ALPHAS, BaseTable, MarkovFiller, count_bases, markov_bits, probability_tables
+from ..training.markov import (
+    ALPHAS,
+    BaseTable,
+    Candidates,
+    count_bases,
+    count_tokens,
+    fill_bits,
+    markov_bits,
+    probability_tables,
+)
 from . import output
 
 ALL = "all groups"  # counts of the whole corpus
+KINDS = ("model", "markov", "frequency", "model_given_cuts", "markov_given_cuts", "frequency_given_cuts")
+NEIGHBOURS = 4  # tokens on either side of a blank that decide how it can be cut
 
 
 @dataclass
@@ -85,37 +98,48 @@ def find_blanks(held_out: HeldOut, group: int, bases: BaseTable, margin: int) ->
 
 
 @torch.no_grad()
-def model_bits(model, held_out: HeldOut, bases: BaseTable, batch_size: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+def model_bits(
+    model, held_out: HeldOut, candidates: dict[tuple[int, int], np.ndarray], batch_size: int, dtype
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Bits that the model gives each masked token.
 
+    Args:
+        candidates: (row, place) of a blank -> ids that may stand there.
+
     Returns:
-        Two arrays like the labels, (sequences, length) float64: of the token, and of the token among those of its
-        length; 0 where nothing is masked.
+        Two arrays like the labels, (sequences, length) float64: of the token, and of the token among its candidates;
+        0 where there is no blank.
     """
     device = model.device
-    # The model's output may be wider than the vocabulary; what stands for no token has no bases.
-    lengths = np.zeros(model.config.vocab_size, dtype=np.int64)
-    lengths[: len(bases.lengths)] = bases.lengths
-    lengths = torch.from_numpy(lengths).to(device)
-    whole, given_length = (torch.zeros(held_out.labels.shape, dtype=torch.float64) for _ in range(2))
+    whole, given_cuts = (np.zeros(held_out.labels.shape) for _ in range(2))
     for start in range(0, len(held_out), batch_size):
         rows = slice(start, start + batch_size)
         inputs, labels = held_out.inputs[rows].to(device), held_out.labels[rows].to(device)
-        is_labelled = labels != IGNORE_INDEX
-        targets = labels[is_labelled][:, None]
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(input_ids=inputs, labels=labels, labelled_only=True).logits
-        scores = torch.log2(torch.softmax(logits.double(), dim=-1))
-        token = scores.gather(1, targets)
-        same = lengths[None] == lengths[targets]
-        among = torch.logsumexp(scores.masked_fill(~same, -torch.inf) * np.log(2), dim=-1, keepdim=True) / np.log(2)
-        whole[rows][is_labelled.cpu()] = -token[:, 0].cpu()
-        given_length[rows][is_labelled.cpu()] = (among - token)[:, 0].cpu()
-    return whole.numpy(), given_length.numpy()
+        scores = torch.log_softmax(logits.double(), dim=-1).cpu().numpy() / np.log(2)
+        for (row, place), found in zip((labels != IGNORE_INDEX).nonzero().tolist(), scores, strict=True):
+            ids = candidates.get((start + row, place))
+            if ids is not None:
+                token = found[labels[row, place]]
+                whole[start + row, place] = -token
+                given_cuts[start + row, place] = np.log2(np.exp2(found[ids]).sum()) - token
+    return whole, given_cuts
 
 
-def best_markov(blanks: Blanks, counts: dict[str, np.ndarray], names: list[str], bases: BaseTable) -> dict:
+def find_candidates(blanks: Blanks, held_out: HeldOut, candidates: Candidates) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ids and codes of what may stand in each blank, by `NEIGHBOURS` tokens on either side."""
+    whole = torch.where(held_out.labels != IGNORE_INDEX, held_out.labels, held_out.inputs).numpy()
+    found = []
+    for row, place, token in zip(blanks.rows, blanks.places, blanks.tokens, strict=True):
+        sides = whole[row, max(place - NEIGHBOURS, 0) : place], whole[row, place + 1 : place + 1 + NEIGHBOURS]
+        left, right = ([int(i) for i in side if candidates.bases.lengths[i]] for side in sides)
+        found.append(candidates.between(left, int(token), right))
+    return found
+
+
+def best_markov(blanks: Blanks, counts: dict[str, np.ndarray], names: list[str], candidates: list) -> dict:
     """The best Markov models of a group: bits per base by order, and of a blank filled in with the same knowledge."""
     inside = np.repeat(blanks.starts, blanks.lengths) + _within(blanks.lengths)
     by_order, best = {}, None
@@ -126,21 +150,35 @@ def best_markov(blanks: Blanks, counts: dict[str, np.ndarray], names: list[str],
                 by_order[order] = min(by_order.get(order, np.inf), float(bits))
                 if best is None or bits < best["bits_per_base"]:
                     best = {"bits_per_base": float(bits), "order": order, "prior": alpha, "counted_on": name}
-    filled = None
-    for order in range(0, max(by_order) + 1, 2):
-        probabilities = probability_tables(counts[best["counted_on"]], best["prior"])[order]
-        filler = MarkovFiller(probabilities, bases)
-        bits = sum(_fill(filler, blanks, i) for i in range(len(blanks.tokens))) / blanks.total_bases()
-        if filled is None or bits < filled["bits_per_base"]:
-            filled = {"bits_per_base": bits, "order": order, **{k: best[k] for k in ("prior", "counted_on")}}
-    return {"markov": best, "markov_by_order": by_order, "markov_given_length": filled}
+    filled = {}
+    for order, table in enumerate(probability_tables(counts[best["counted_on"]], best["prior"])):
+        bits = sum(_fill(table, order, blanks, i, *candidates[i]) for i in range(len(blanks.tokens)))
+        filled[order] = bits / blanks.total_bases()
+    order = min(filled, key=filled.get)
+    given_cuts = {"bits_per_base": filled[order], "order": order, **{k: best[k] for k in ("prior", "counted_on")}}
+    return {
+        "markov": best,
+        "markov_by_order": by_order,
+        "markov_given_cuts": given_cuts,
+        "markov_given_cuts_by_order": filled,
+    }
 
 
-def _fill(filler: MarkovFiller, blanks: Blanks, i: int) -> float:
-    start, length = blanks.starts[i], blanks.lengths[i]
-    left = blanks.codes[start - filler.order : start]
-    right = blanks.codes[start + length : start + length + filler.order]
-    return filler.bits(int(blanks.tokens[i]), int(length), left, right)
+def _fill(table: np.ndarray, order: int, blanks: Blanks, i: int, ids: np.ndarray, codes: np.ndarray) -> float:
+    start, end = blanks.starts[i], blanks.starts[i] + blanks.lengths[i]
+    left, right = blanks.codes[start - order : start], blanks.codes[end : end + order]
+    return fill_bits(table, ids, codes, int(blanks.tokens[i]), left, right)
+
+
+def frequency_bits(blanks: Blanks, frequencies: np.ndarray, candidates: list) -> dict:
+    """Bits per base of tokens drawn by `frequencies` (vocabulary,), from all and from each blank's candidates."""
+    own = np.log2(frequencies[blanks.tokens])
+    among = np.log2([frequencies[ids].sum() for ids, _ in candidates])
+    total = blanks.total_bases()
+    return {
+        "frequency": {"bits_per_base": float((np.log2(frequencies.sum()) - own).sum() / total)},
+        "frequency_given_cuts": {"bits_per_base": float((among - own).sum() / total)},
+    }
 
 
 def _within(lengths: np.ndarray) -> np.ndarray:
@@ -150,10 +188,7 @@ def _within(lengths: np.ndarray) -> np.ndarray:
 
 def describe(scores: dict) -> str:
     """One line of a group's scores."""
-    return ", ".join(
-        f"{key.replace('_', ' ')} {scores[key]['bits_per_base']:.3f}"
-        for key in ("model", "markov", "model_given_length", "markov_given_length")
-    )
+    return ", ".join(f"{key.replace('_', ' ')} {scores[key]['bits_per_base']:.3f}" for key in KINDS)
 
 
 def run(options):
@@ -170,26 +205,36 @@ def run(options):
     rows = read_held_out(corpus, options.sequences)
     max_length = corpus.manifest["settings"]["window_tokens"] + 2
     held_out = mask_held_out(rows, tokenizer, max_length, options.mlm_probability)
-    bases = BaseTable(tokenizer)
-    whole, given_length = model_bits(model, held_out, bases, options.batch_size, dtype)
+    candidates = Candidates(tokenizer)
+    blanks = [find_blanks(held_out, i, candidates.bases, options.order) for i in range(len(held_out.groups))]
+    fitting = [find_candidates(of_group, held_out, candidates) for of_group in blanks]
+    by_place = {
+        (row, place): ids
+        for of_group, found in zip(blanks, fitting, strict=True)
+        for row, place, (ids, _) in zip(of_group.rows, of_group.places, found, strict=True)
+    }
+    whole, given_cuts = model_bits(model, held_out, by_place, options.batch_size, dtype)
     start = time.perf_counter()
     counts = count_bases(corpus, tokenizer, options.order)
     counts[ALL] = sum(counts.values())
+    token_counts = count_tokens(corpus, len(tokenizer))
     counting_seconds = time.perf_counter() - start
     results = []
-    for number, group in enumerate(held_out.groups):
-        blanks = find_blanks(held_out, number, bases, options.order)
-        if not len(blanks.tokens):
+    for group, of_group, found in zip(held_out.groups, blanks, fitting, strict=True):
+        if not len(of_group.tokens):
             continue
-        total = blanks.total_bases()
+        total = of_group.total_bases()
         scores = {
             "group": group,
             "sequences": len(rows[group]),
-            "tokens": len(blanks.tokens),
+            "tokens": len(of_group.tokens),
             "bases": total,
-            "model": {"bits_per_base": float(whole[blanks.rows, blanks.places].sum() / total)},
-            "model_given_length": {"bits_per_base": float(given_length[blanks.rows, blanks.places].sum() / total)},
-            **best_markov(blanks, counts, [name for name in (group, ALL) if name in counts], bases),
+            "candidates_mean": float(np.mean([len(ids) for ids, _ in found])),
+            "model": {"bits_per_base": float(whole[of_group.rows, of_group.places].sum() / total)},
+            "model_given_cuts": {"bits_per_base": float(given_cuts[of_group.rows, of_group.places].sum() / total)},
+            # One more of each: a token that the group's training rows lack can still stand there.
+            **frequency_bits(of_group, token_counts.get(group, sum(token_counts.values())) + 1.0, found),
+            **best_markov(of_group, counts, [name for name in (group, ALL) if name in counts], found),
         }
         results.append(scores)
         print(f"{group}: {describe(scores)}", flush=True)
@@ -203,7 +248,7 @@ def run(options):
         },
         "dtype": str(dtype).removeprefix("torch."),
         "counting_seconds": round(counting_seconds, 1),
-        "results": results,
+        "groups": results,
         "provenance": provenance(options.device),
     }
     output.save(result, options.output)

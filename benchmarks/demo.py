@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     for name, settings in starts().items():
         runs = [_finetune(name, settings, seed, options.epochs) for seed in range(42, 42 + options.seeds)]
         results.append({"start": name, "settings": settings, "parameters": runs[0]["parameters"], **_together(runs)})
-    result = {"benchmark": "demo", "seeds": options.seeds, "results": results, "provenance": provenance()}
+    result = {"benchmark": "demo", "seeds": options.seeds, "starts": results, "provenance": provenance()}
     save(result, options.output)
     print(tables.demo(result))
 

@@ -187,7 +187,7 @@ def demo(result: dict) -> str:
     """Markdown for a result of `dnabert2 bench demo`."""
     titles = ["start", "parameters", "training, seconds", "test MCC", "test F1", "test accuracy"]
     cells = []
-    for row in result["results"]:
+    for row in result["starts"]:
         scores = [row["test"][metric] for metric in ("matthews_correlation", "f1", "accuracy")]
         spread = [x["standard_deviation"] for x in scores]
         shown = [
@@ -197,17 +197,37 @@ def demo(result: dict) -> str:
     return _join(_markdown(titles, "lrrrrr", cells), f"Mean and standard deviation of {result['seeds']} seeds.")
 
 
+def pretraining(result: dict) -> str:
+    """Markdown for the record of a pretraining run that `hub.bundle` wrote."""
+    recipe, scores = result["recipe"], result["evaluation"]
+    tokens = result["steps"] * recipe["global_batch_size"] * recipe["max_length"]
+    row = [
+        f"{result['parameters']:,}",
+        f"{result['steps']:,} x {recipe['global_batch_size']}",
+        f"{tokens / 1e6:.1f}M",
+        f"{result['train_seconds_since_start_or_resume'] / 3600:.1f}",
+        f"{result['tokens_per_second_median']:,.0f}",
+        f"{scores['loss']:.3f}",
+        f"{100 * scores['accuracy']:.2f}",
+        f"{scores['bits_per_base']:.3f}",
+    ]
+    titles = ["parameters", "steps x sequences", "tokens", "hours", "tokens/s", "held-out loss", "accuracy, %"]
+    return _markdown([*titles, "bits per base"], "r" * len(row), [row])
+
+
 def bits(result: dict) -> str:
     """Markdown for a result of `dnabert2 bench bits`."""
-    titles = ["group", "bases", "model", "Markov", "model, length known", "Markov, length known"]
-    keys = ("model", "markov", "model_given_length", "markov_given_length")
+    titles = ["model", "Markov", "token frequency"]
+    keys = ("model", "markov", "frequency")
+    titles = ["group", "bases", *titles, *(f"{title}, cuts known" for title in titles)]
     cells = []
-    for row in result["results"]:
-        scores = [f"{row[key]['bits_per_base']:.3f}" for key in keys]
-        for i in (1, 3):
-            scores[i] += f" ({row[keys[i]]['order']})"
-        cells.append([row["group"], f"{row['bases']:,}", *scores])
-    return _markdown(titles, "lrrrrr", cells)
+    for row in result["groups"]:
+        shown = []
+        for key in (*keys, *(f"{key}_given_cuts" for key in keys)):
+            order = f" ({row[key]['order']})" if "order" in row[key] else ""
+            shown.append(f"{row[key]['bits_per_base']:.3f}{order}")
+        cells.append([row["group"], f"{row['bases']:,}", *shown])
+    return _markdown(titles, "l" + "r" * (len(titles) - 1), cells)
 
 
 def vocab(result: dict) -> str:
@@ -284,7 +304,15 @@ def _origin(provenance: dict, name: str) -> str:
 
 
 # The name of a table is that of its markers and of its result file; a pattern stands for one of each device.
-TABLES = {"attention-*": attention, "encoder-*": encoder, "demo": demo, "bits": bits, "vocab": vocab, "length": length}
+TABLES = {
+    "attention-*": attention,
+    "encoder-*": encoder,
+    "demo": demo,
+    "pretrain-mini": pretraining,
+    "bits": bits,
+    "vocab": vocab,
+    "length": length,
+}
 
 
 if __name__ == "__main__":

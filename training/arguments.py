@@ -28,6 +28,12 @@ def parse_options(dataclasses: tuple[type, ...], argv: list[str], description: s
         unknown = sorted(set(settings) - known)
         if unknown:
             raise UserError(f"{path}: there is no option {unknown[0]!r} of this verb; `--help` lists them.")
+        for action in parser._actions:  # argparse looks at what is typed, not at defaults
+            value = settings.get(action.dest)
+            if action.choices is not None and value is not None and value not in action.choices:
+                raise UserError(
+                    f"{path}: {action.dest} is {value!r}; it must be one of {', '.join(map(str, action.choices))}."
+                )
         # Options that must be given are given, if the file gives them.
         for action in parser._actions:
             action.required = action.required and action.dest not in settings

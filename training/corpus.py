@@ -32,11 +32,10 @@ from ..tokenizer.files import OURS, load_tokenizer, write_tokenizer
 from .arguments import parse_options
 from .corpus_card import corpus_card
 from .corpus_parts import PartPolicy, plan_parts, read_parts, write_part
-from .corpus_shards import add_counts, write_shard
+from .corpus_shards import FORMAT, add_counts, write_shard
 from .corpus_sources import SPLITS, Source, find_sources, hold_out, parse_weights, passes_by_group, scan_all
 from .corpus_windows import BASES_PER_TOKEN, WindowPolicy
 
-FORMAT = 1
 WORK = ".work"  # parts, and the plan they follow, until the corpus is whole
 LARGEST_SHARDS = 1024
 
@@ -126,6 +125,8 @@ def check_arguments(args: CorpusArguments):
         raise UserError("--reverse_complement is a share from 0 to 1, --held_out_share one below 1.")
     if not args.passes > 0 or not args.max_passes > 0 or args.balance < 0:
         raise UserError("--passes and --max_passes must be above 0, --balance at least 0.")
+    if args.seed < 0 or (args.part_bases is not None and args.part_bases < 1):
+        raise UserError("--seed must be at least 0, --part_bases at least 1.")
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least one process is needed.")
     if args.shards is not None and not 1 <= args.shards <= LARGEST_SHARDS:
@@ -241,7 +242,12 @@ def _shard_jobs(policy: PartPolicy):
 
 def _finish_shard(parts: list[Path], output: Path, seed: int, split: str, first: int, index: int, count: int) -> dict:
     path = output / split / f"{split}-{index:05d}-of-{count:05d}.parquet"  # as the Hub names shards
-    return write_shard(parts, first + index, path, seed)
+    record = output / WORK / f"{path.stem}.json"  # written after the shard, so that one that is there is whole
+    if record.is_file():
+        return json.loads(record.read_text(encoding="utf-8"))
+    counts = write_shard(parts, first + index, path, seed)
+    write_whole(record, json.dumps(counts))
+    return counts
 
 
 def is_whole(output: Path, settings: dict, overwrite: bool) -> bool:
@@ -249,31 +255,54 @@ def is_whole(output: Path, settings: dict, overwrite: bool) -> bool:
     Whether `output` holds the corpus of these settings, whole; clears what `overwrite` gives up.
 
     Raises:
-        UserError: if something else is in the way.
+        UserError: if something else is in the way, or the sources are not what they were.
     """
     if output.is_file():
         raise UserError(f"{output}: is a file; give a folder.")
-    for name, key in (("manifest.json", "settings"), (f"{WORK}/plan.json", "settings")):
-        path = output / name
+    manifest, plan = output / "manifest.json", output / WORK / "plan.json"
+    if overwrite and (manifest.is_file() or plan.is_file()):
+        manifest.unlink(missing_ok=True)  # first: it says that the rest is whole
+        (output / "README.md").unlink(missing_ok=True)
+        for old in (*SPLITS, "tokenizer", WORK):
+            shutil.rmtree(output / old, ignore_errors=True)
+    for path, state in ((manifest, "a corpus"), (plan, "an unfinished corpus")):
         if not path.is_file():
             continue
-        earlier = json.loads(path.read_text(encoding="utf-8")).get(key, {})
-        changed = sorted(k for k in settings | earlier if settings.get(k) != earlier.get(k))
-        if not changed:
-            return name == "manifest.json"
-        if not overwrite:
-            state = "a corpus" if name == "manifest.json" else "an unfinished corpus"
+        earlier = _read_json(path)
+        changed = sorted(k for k in settings | earlier["settings"] if settings.get(k) != earlier["settings"].get(k))
+        if changed:
             raise UserError(
                 f"{output}: holds {state} of other settings ({', '.join(changed[:5])}); choose another --output or "
                 "add --overwrite."
             )
-        for old in (WORK, *SPLITS):
-            shutil.rmtree(output / old, ignore_errors=True)
-        path.unlink(missing_ok=True)
-        return False
+        if path == manifest:
+            _refuse_other_files(output, earlier, settings)
+            shutil.rmtree(output / WORK, ignore_errors=True)  # if it was killed between the two
+        return path == manifest
     if output.is_dir() and any(output.iterdir()) and not (output / WORK).is_dir():
         raise UserError(f"{output}: is not empty, and holds no corpus; choose another --output.")
     return False
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["settings"], content["sources"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged, or not of a corpus; choose another --output.") from error
+    return content
+
+
+def _refuse_other_files(output: Path, manifest: dict, settings: dict):
+    found = find_sources(settings["input"], settings["table"], settings["group_column"])
+    before = {source["path"]: source["bytes"] for source in manifest["sources"]}
+    now = {source.path: source.bytes for source in found}
+    different = sorted(path for path in before | now if before.get(path) != now.get(path))
+    if different:
+        raise UserError(
+            f"{output}: was built from other files than there are now, {different[0]} the first; choose another "
+            "--output or add --overwrite."
+        )
 
 
 def start_work(work: Path, settings: dict, sources: list[Source]):
@@ -286,10 +315,12 @@ def start_work(work: Path, settings: dict, sources: list[Source]):
     plan = {"settings": settings, "sources": [source.to_dict() for source in sources]}
     path = work / "plan.json"
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != plan:
+        if _read_json(path) != plan:
             raise UserError(
                 f"{work.parent}: was begun with other input files than there are now; add --overwrite to begin again."
             )
+        for partial in work.parent.rglob("*.tmp"):  # of processes that were killed
+            partial.unlink()
         return
     work.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(plan) + "\n")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ..atomic import whole_file
 from .corpus_parts import SCHEMA
 
+FORMAT = 1  # of manifest.json and what it describes
 ROW_GROUP = 1024  # rows that a reader of a stream holds at a time
 
 

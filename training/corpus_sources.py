@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Source:
     species: str
     group: str
     split: str | None = None
+    bytes: int = 0
     sha256: str = ""
     records: list[Record] = field(default_factory=list)
     letters: dict = field(default_factory=dict)
@@ -61,11 +62,17 @@ def find_sources(inputs: list[str], table: str | None = None, group_column: str 
         UserError: if a file, the table or one of its values is missing or unusable.
     """
     rows = _read_table(table, group_column) if table else {}
-    sources = []
-    for path in find_fasta_files(inputs):
+    sources, files = [], find_fasta_files(inputs)
+    if rows and not any(path.name in rows for path in files):
+        raise UserError(
+            f"{table}: names none of the input files, {files[0].name} the first of them; its column file holds file "
+            "names, with their suffix."
+        )
+    for path in files:
         row = rows.get(path.name, {})
         species = row.get("species") or _stem(path).split("__")[0].replace("_", " ")
-        sources.append(Source(str(path), species, row.get(group_column) or species, row.get("split") or None))
+        group, split, size = row.get(group_column) or species, row.get("split") or None, path.stat().st_size
+        sources.append(Source(str(path), species, group, split, size))
     return sources
 
 
@@ -79,7 +86,7 @@ def _read_table(table: str, group_column: str) -> dict[str, dict]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a tab-separated table with the columns file and {group_column}.")
     rows = {}
-    with path.open(newline="", encoding="utf-8") as handle:
+    with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         reader = csv.DictReader((line for line in handle if not line.startswith("#")), delimiter="\t")
         missing = [name for name in ("file", group_column) if name not in (reader.fieldnames or [])]
         if missing:
@@ -87,7 +94,7 @@ def _read_table(table: str, group_column: str) -> dict[str, dict]:
         for row in reader:
             if (row.get("split") or "train") not in SPLITS:
                 raise UserError(f"{path}: {row['file']} has the split {row['split']!r}; it is train or validation.")
-            rows[Path(row["file"]).name] = row
+            rows[Path(row["file"] or "").name] = row
     return rows
 
 
@@ -116,7 +123,7 @@ def scan(source: Source) -> Source:
         report.count_letters(sequence)
         records.append(Record(name, len(sequence)))
     letters = {key: getattr(report, key) for key in ("lower_case", "uracil", "ambiguous", "n")}
-    return Source(source.path, source.species, source.group, source.split, digest.hexdigest(), records, letters)
+    return replace(source, sha256=digest.hexdigest(), records=records, letters=letters)
 
 
 def scan_all(sources: list[Source], pool: Executor, progress) -> list[Source]:

@@ -6,6 +6,7 @@ on the seed, the step and the size of the global batch alone. A step can be foun
 before it, but for at most a shard a lane. Rows stream through `datasets`, from a folder or from the Hub.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import UserError
-from .corpus_shards import ROW_GROUP
+from .corpus_shards import FORMAT, ROW_GROUP
 from .masking import MaskingPolicy, mask_tokens
 
 MOST_LANES = 64
@@ -41,6 +42,10 @@ class Corpus:
     manifest: dict
     root: str
     name: str
+
+    def sha256(self) -> str:
+        """Of the manifest's content, which holds the checksums of all shards."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def open(cls, name: str, revision: str | None = None) -> "Corpus":
@@ -68,7 +73,14 @@ class Corpus:
                     f"{name}: neither a folder nor a corpus on the Hub ({str(error).splitlines()[0]})."
                 ) from error
             root = f"hf://datasets/{name}" + (f"@{revision}" if revision else "")
-        return cls(json.loads(path.read_text(encoding="utf-8")), root, name)
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            found = manifest["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not the manifest of a corpus; build or download the corpus again.") from error
+        if found != FORMAT:
+            raise UserError(f"{path}: has format {found}, but this version reads {FORMAT}; build the corpus again.")
+        return cls(manifest, root, name)
 
     def shards(self, split: str) -> list[dict]:
         """The shards of a split, each with `file` and `rows`; empty if there is no such split."""
@@ -134,7 +146,7 @@ class Lane:
 @dataclass
 class PretrainingStream(IterableDataset):
     """
-    An endless stream of one process's micro-batches: `input_ids` and `labels`, (micro_batch, max_length) int64.
+    A stream of one process's micro-batches: `input_ids` and `labels`, (micro_batch, max_length) int64.
 
     Attributes:
         global_batch: sequences of a step, over all processes and accumulation steps.
@@ -142,6 +154,7 @@ class PretrainingStream(IterableDataset):
         max_length: tokens of a sequence with [CLS] and [SEP]; a longer window is cropped at random.
         rank, world_size: which process of how many.
         first_step: the step to start with, counted from 0.
+        last_step: the stream ends before this step; None for a stream without end.
     """
 
     corpus: Corpus
@@ -154,6 +167,7 @@ class PretrainingStream(IterableDataset):
     rank: int = 0
     world_size: int = 1
     first_step: int = 0
+    last_step: int | None = None
     split: str = "train"
     lanes: list[Lane] = field(init=False)
 
@@ -181,7 +195,8 @@ class PretrainingStream(IterableDataset):
         return iter(islice(batches, worker.id, None, worker.num_workers) if worker else batches)
 
     def _micro_batches(self):
-        for inputs, labels, _ in self._steps(self.first_step):
+        steps = None if self.last_step is None else max(self.last_step - self.first_step, 0)
+        for inputs, labels, _ in islice(self._steps(self.first_step), steps):
             for start in range(0, len(inputs), self.micro_batch):
                 end = start + self.micro_batch
                 yield {"input_ids": torch.from_numpy(inputs[start:end]), "labels": torch.from_numpy(labels[start:end])}

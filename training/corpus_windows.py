@@ -83,9 +83,10 @@ def cut_windows(text: str, start: int, reverse: bool, policy: WindowPolicy, draw
     tokenizer, bases_of = _tokenizer(policy.tokenizer)
     text = text.translate(TextPolicy(upper_case=False).table())  # U and ambiguity codes only
     text = text.upper() if policy.soft_mask == "upper" else re.sub("[a-z]", ".", text)
-    stretches = re.finditer("[ACGT]+" if policy.n == "split" else "[ACGTN]*[ACGT][ACGTN]*", text)
     rows, starts, ends = [], [], []
-    for stretch in stretches:
+    for stretch in re.finditer("[ACGT]+" if policy.n == "split" else "[ACGTN]+", text):
+        if not stretch.group().strip("N"):
+            continue
         piece = reverse_complement(stretch.group()) if reverse else stretch.group()
         for ids, offset in _cut_stretch(piece, tokenizer, bases_of, policy, draw):
             length = int(bases_of[ids].sum())

@@ -20,6 +20,7 @@ from .corpus_stream import Corpus, pad_windows
 from .corpus_windows import token_bases
 from .masking import MaskingPolicy, mask_tokens
 
+PROBABILITY = 0.15  # of a token to be masked, whatever training masks
 SEED = 20_240_507  # of the masks; fixed, so that any two runs are scored on the same tokens
 
 
@@ -67,7 +68,11 @@ def read_held_out(corpus: Corpus, per_group: int, split: str = "validation") -> 
 
 
 def mask_held_out(
-    rows: dict[str, list[dict]], tokenizer, max_length: int, probability: float, vocab_size: int | None = None
+    rows: dict[str, list[dict]],
+    tokenizer,
+    max_length: int,
+    probability: float = PROBABILITY,
+    vocab_size: int | None = None,
 ) -> HeldOut:
     """
     Args:

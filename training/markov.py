@@ -81,6 +81,19 @@ def count_bases(corpus: Corpus, tokenizer, order: int = MOST, most_rows: int | N
     return counts
 
 
+def count_tokens(corpus: Corpus, vocab_size: int) -> dict[str, np.ndarray]:
+    """Group -> (vocab_size,) int64: how often each token occurs in the group's training rows."""
+    counts = {}
+    for shard in corpus.shards("train"):
+        for table in corpus.rows(shard["file"]):
+            groups = np.asarray(table["group"].to_pylist())
+            ids = table["input_ids"].combine_chunks()
+            for group in np.unique(groups):
+                values = ids.take(np.flatnonzero(groups == group)).values.to_numpy()
+                counts[group] = counts.get(group, 0) + np.bincount(values, minlength=vocab_size)
+    return counts
+
+
 def probability_tables(counts: np.ndarray, alpha: float) -> list[np.ndarray]:
     """
     Each order's interpolated probabilities.
@@ -123,42 +136,62 @@ def markov_bits(tables: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
     return bits
 
 
-class MarkovFiller:
+class Candidates:
     """
-    A Markov chain filling in a blank as a masked language model does: with the bases on both sides, and knowing that
-    the blank is one token of the vocabulary of so many bases.
-
-    p(token | left, right) is the chain's probability of token and right-hand bases, normalised over all tokens of that
-    length: all that a chain of this order knows.
+    What may stand in a blank of so many bases between two tokenised stretches: the tokens of that length with which
+    the tokenizer cuts the whole as it was cut. A network that sees the neighbours as tokens can know as much.
     """
 
-    def __init__(self, table: np.ndarray, bases: BaseTable):
-        """`table` is one of `probability_tables`."""
-        self.order = round(np.log2(len(table)) / 2)
-        self.log2 = np.log2(table).ravel()
-        self.candidates = {}
-        for length in np.unique(bases.lengths[bases.lengths > 0]):
-            ids = np.flatnonzero(bases.lengths == length)
-            codes = bases.codes[bases.starts[ids][:, None] + np.arange(length)]
-            known = (codes >= 0).all(axis=1)
-            if known.any():
-                self.candidates[int(length)] = ids[known], codes[known].astype(np.int64)
+    def __init__(self, tokenizer):
+        self.tokenizer, self.bases = tokenizer.backend_tokenizer, BaseTable(tokenizer)
+        self.tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.by_length = {}
+        for id, token in enumerate(self.tokens):
+            if set(token) <= set("ACGT"):
+                self.by_length.setdefault(len(token), []).append(id)
 
-    def bits(self, token: int, length: int, left: np.ndarray, right: np.ndarray) -> float:
+    def between(self, left: list[int], token: int, right: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """
         Args:
-            token: the id that stood there, a token of `length` bases.
-            left, right: (order,) codes of the bases before and behind it, all of them known.
+            left, right: ids of some tokens on either side.
+            token: the id that stood there.
 
         Returns:
-            -log2 p(token | left, right).
+            (candidates,) ids, `token` among them, and (candidates, bases) int64 codes.
         """
-        ids, codes = self.candidates[length]
-        spelt = np.concatenate([np.broadcast_to(x, (len(ids), self.order)) for x in (left, right)], axis=1)
-        spelt = np.concatenate([spelt[:, : self.order], codes, spelt[:, self.order :]], axis=1)
-        scores = np.zeros(len(ids))
-        for place in range(self.order, spelt.shape[1]):
-            index = spelt[:, place - self.order : place + 1] @ (4 ** np.arange(self.order, -1, -1))
-            scores += self.log2[index]
-        top = scores.max()
-        return float(top + np.log2(np.exp2(scores - top).sum()) - scores[ids == token][0])
+        length = len(self.tokens[token])
+        ids = self.by_length[length]
+        before, after = ("".join(self.tokens[i] for i in side) for side in (left, right))
+        texts = [before + self.tokens[id] + after for id in ids]
+        cut = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        fitting = [id for id, found in zip(ids, cut, strict=True) if id == token or found.ids == [*left, id, *right]]
+        ids = np.array(fitting)
+        return ids, self.bases.codes[self.bases.starts[ids][:, None] + np.arange(length)].astype(np.int64)
+
+
+def fill_bits(
+    table: np.ndarray, ids: np.ndarray, codes: np.ndarray, token: int, left: np.ndarray, right: np.ndarray
+) -> float:
+    """
+    A Markov chain filling in a blank as a masked language model does: with the bases on both sides, and knowing what
+    may stand there. p(token | left, right) is the chain's probability of token and right-hand bases, normalised over
+    all candidates: all that a chain of this order knows.
+
+    Args:
+        table: one of `probability_tables`, of order k.
+        ids, codes: of `Candidates.between`.
+        token: the id that stood there.
+        left, right: (k,) codes of the bases before and behind it, all of them known.
+
+    Returns:
+        -log2 p(token | left, right).
+    """
+    order = len(left)
+    spelt = [np.broadcast_to(left, (len(ids), order)), codes, np.broadcast_to(right, (len(ids), order))]
+    spelt = np.concatenate(spelt, axis=1).astype(np.int64)
+    scores = np.zeros(len(ids))
+    for place in range(order, spelt.shape[1]):
+        index = spelt[:, place - order : place + 1] @ (4 ** np.arange(order, -1, -1))
+        scores += np.log2(table.ravel()[index])
+    top = scores.max()
+    return float(top + np.log2(np.exp2(scores - top).sum()) - scores[ids == token][0])

@@ -12,10 +12,8 @@ continues from the last checkpoint as if nothing had happened.
 """
 
 import json
-import shutil
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,7 +29,6 @@ from ..modeling_dnabert2 import DNABert2ForMaskedLM
 from ..provenance import provenance
 from ..remote_code import make_self_contained
 from ..tokenizer.files import load_tokenizer
-from .arguments import parse_options
 from .corpus_stream import Corpus, PretrainingStream
 from .curves import plot_curve
 from .evaluation import mask_held_out, read_held_out
@@ -39,133 +36,12 @@ from .learned_positions import LearnedPositionsForMaskedLM
 from .low_precision import use_low_precision_layer_norms
 from .masking import MaskingPolicy
 from .model_settings import new_config
+from .pretrain_arguments import NOT_SETTINGS, ModelArguments, parse_arguments
 from .pretrainer import Pretrainer, list_checkpoints
 from .progress import use_lines
 from .runs import check_output, run_settings, start_output
 from .spelling import initialise_by_spelling
 from .throughput import Meter, flops_per_token, peak_flops
-
-# How the work is dealt out does not decide a run's result, so that it may go on with other hardware.
-NOT_SETTINGS = {
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "dataloader_prefetch_factor",
-    "fsdp",
-    "fsdp_config",
-    "ddp_find_unused_parameters",
-    "local_rank",
-    "save_total_limit",
-}
-
-
-@dataclass
-class ModelArguments:
-    """Where the network comes from: a checkpoint, or a configuration to train from scratch."""
-
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model folder or Hub id to go on with; its own layout or the published one."}
-    )
-    config_overrides: dict | str | None = field(
-        default=None,
-        metadata={"help": "Train from scratch instead: a JSON object of DNABert2Config values, {} for the full size."},
-    )
-    initial_embeddings: str = field(
-        default="random",
-        metadata={
-            "help": "From scratch: word embeddings as published, or by spelling.",
-            "choices": ["random", "spelling"],
-        },
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention backend; by default the fastest that works here."}
-    )
-    low_precision_layer_norm: bool = field(
-        default=True, metadata={"help": "With --bf16 or --fp16: layer norms in half precision, summed in float32."}
-    )
-    learned_positions: int | None = field(
-        default=None,
-        metadata={"help": "Train a baseline instead: a table of so many learned positions in place of ALiBi."},
-    )
-
-
-@dataclass
-class CorpusOptions:
-    """What it is trained on."""
-
-    corpus: str | None = field(
-        default=None, metadata={"help": "Folder of build-corpus, or a Hub dataset of its form."}
-    )
-    corpus_revision: str | None = field(default=None, metadata={"help": "Commit or branch of a Hub dataset."})
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Tokens of a sequence with [CLS] and [SEP]; by default a window and these two."},
-    )
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to predict."})
-    global_batch_size: int = field(default=4096, metadata={"help": "Sequences of a step, over all processes."})
-    eval_sequences: int = field(default=256, metadata={"help": "Held-out sequences of each group to evaluate on."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --output_dir."})
-
-
-@dataclass
-class PretrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with the published recipe as defaults."""
-
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for the model, its checkpoints and logs."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
-    weight_decay: float = field(default=1e-5, metadata={"help": "AdamW's weight decay."})
-    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's beta1."})
-    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's beta2."})
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
-    max_steps: int = field(default=500_000, metadata={"help": "Steps of a global batch each."})
-    warmup_steps: int = field(default=30_000, metadata={"help": "Steps to the peak learning rate."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Sequences of one forward pass."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Sequences of one pass when evaluating."})
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
-    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: steps or no."})
-    eval_steps: float | None = field(default=5_000, metadata={"help": "Steps between two evaluations."})
-    save_steps: float = field(default=5_000, metadata={"help": "Steps between checkpoints; a multiple of logging's."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "DDP's; every weight is used."})
-    # Not default_factory: HfArgumentParser takes no notice of it for a bool.
-    use_cpu: bool = field(
-        default=not torch.accelerator.is_available(),
-        metadata={"help": "Train on the CPU; by default where there is no GPU."},
-    )
-    report_to: str = field(default="tensorboard", metadata={"help": "Where to log: none, tensorboard, wandb, ..."})
-
-
-def parse_arguments(argv: list[str]) -> tuple[ModelArguments, CorpusOptions, PretrainingArguments]:
-    """From flags and at most one .json or .yaml file; raises UserError for values that cannot be used."""
-    model_args, corpus_args, args = parse_options(
-        (ModelArguments, CorpusOptions, PretrainingArguments), argv, __doc__.split("\n\n")[0]
-    )
-    if (model_args.model_name_or_path is None) == (model_args.config_overrides is None):
-        raise UserError("give either --model_name_or_path, or --config_overrides to train from scratch.")
-    if model_args.initial_embeddings == "spelling" and model_args.config_overrides is None:
-        raise UserError("--initial_embeddings spelling is for training from scratch; leave it out.")
-    if model_args.learned_positions is not None and model_args.model_name_or_path is not None:
-        raise UserError("--learned_positions trains a baseline from scratch: give --config_overrides, no model.")
-    if corpus_args.corpus is None:
-        raise UserError("--corpus is missing: the folder that build-corpus wrote, or a Hub dataset like it.")
-    if args.output_dir is None:
-        raise UserError("--output_dir is missing: the folder for the model and its checkpoints.")
-    if args.max_steps < 1:
-        raise UserError("--max_steps must be at least 1: the stream of a corpus has no end.")
-    if not 0 < corpus_args.mlm_probability < 1:
-        raise UserError(f"--mlm_probability {corpus_args.mlm_probability}: must be between 0 and 1.")
-    if args.gradient_accumulation_steps != 1:
-        raise UserError("--gradient_accumulation_steps follows from --global_batch_size; leave it out.")
-    if args.save_strategy == "steps" and (args.save_steps < 1 or args.save_steps % args.logging_steps):
-        raise UserError(
-            f"--save_steps {args.save_steps:g} must be a multiple of --logging_steps {args.logging_steps:g}, so that "
-            "a run that goes on logs the same losses."
-        )
-    if args.load_best_model_at_end or args.auto_find_batch_size:
-        raise UserError("--load_best_model_at_end and --auto_find_batch_size do not go with pretraining.")
-    return model_args, corpus_args, args
 
 
 def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | LearnedPositionsForMaskedLM:
@@ -187,7 +63,7 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | Learne
                 initialise_by_spelling(model, tokenizer)
         else:
             model = load_model("DNABert2ForMaskedLM", args.model_name_or_path, dtype=torch.float32, **backend)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise UserError(f"--attn_implementation {args.attn_implementation}: {error}") from error
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
@@ -205,16 +81,17 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | Learne
 
 def pretrain(argv: list[str]):
     """Body of the verb."""
-    model_args, corpus_args, args = parse_arguments(argv)
+    model_args, corpus_args, args = parse_arguments(argv, __doc__.split("\n\n")[0])
     output = Path(args.output_dir)
     is_main = args.process_index == 0  # asking starts the process group, if there are several
     refuse_sharding_on_cpu(args)
-    settings = run_settings(model_args, corpus_args, args, ignore=NOT_SETTINGS)
-    checkpoint = _from_main(lambda: check_output(settings, output, corpus_args.overwrite), args)
     if not sys.stderr.isatty():
         args.disable_tqdm = True
         logging.disable_progress_bar()
     corpus = Corpus.open(corpus_args.corpus, corpus_args.corpus_revision)
+    # The corpus itself, not only its name: a run does not go on with other sequences than it began with.
+    settings = run_settings(model_args, corpus_args, args, ignore=NOT_SETTINGS) | {"corpus_sha256": corpus.sha256()}
+    checkpoint = _from_main(lambda: check_output(settings, output, corpus_args.overwrite), args)
     tokenizer = load_tokenizer(corpus.tokenizer_source())
     max_length = corpus_args.max_length or corpus.manifest["settings"]["window_tokens"] + 2
     if model_args.learned_positions is not None and model_args.learned_positions < max_length:
@@ -229,7 +106,7 @@ def pretrain(argv: list[str]):
         corpus_args.global_batch_size,
         args.per_device_train_batch_size,
         max_length,
-        args.data_seed or args.seed,
+        args.seed if args.data_seed is None else args.data_seed,
         args.process_index,
         args.world_size,
     )
@@ -244,20 +121,25 @@ def pretrain(argv: list[str]):
     held_out = None
     if args.eval_strategy != "no":
         rows = read_held_out(corpus, corpus_args.eval_sequences)
-        held_out = mask_held_out(rows, tokenizer, max_length, corpus_args.mlm_probability, model.config.vocab_size)
+        held_out = mask_held_out(rows, tokenizer, max_length, vocab_size=model.config.vocab_size)
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     if model_args.low_precision_layer_norm and dtype != torch.float32:
         use_low_precision_layer_norms(model)
     peak, peak_source = peak_flops(args.device, dtype)
     flops = flops_per_token(model.config, max_length, corpus_args.mlm_probability)
-    trainer = Pretrainer(
-        model=model,
-        args=args,
-        stream=stream,
-        meter=Meter(flops, peak, args.world_size),
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-    )
+    try:
+        trainer = Pretrainer(
+            model=model,
+            args=args,
+            stream=stream,
+            meter=Meter(flops, peak, args.world_size),
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+        )
+    except RuntimeError as error:
+        if "installed" not in str(error):
+            raise
+        raise UserError(f"--report_to {' '.join(args.report_to)}: {error}") from error  # a logger that is not there
     use_lines(trainer, with_bar=not args.disable_tqdm)
     if is_main:
         source = model_args.model_name_or_path or "new, random weights"
@@ -270,7 +152,8 @@ def pretrain(argv: list[str]):
         print(f"continuing from {checkpoint}" if checkpoint else f"starting in {output}", flush=True)
         if not checkpoint:
             start_output(settings, output)
-            shutil.rmtree(output / "runs", ignore_errors=True)  # TensorBoard's logs of what is overwritten
+            for path in (output / "runs").rglob("events.out.tfevents*"):  # TensorBoard's logs of what is overwritten
+                path.unlink()
     trainer.accelerator.wait_for_everyone()
     origin = provenance(args.device.type)  # now: what lies on disk when hours have passed may be other code
     start = time.perf_counter()

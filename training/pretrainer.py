@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..atomic import write_whole
-from ..errors import RunFailed
+from ..errors import RunFailed, UserError
 from .corpus_stream import PretrainingStream
 from .evaluation import HeldOut, score_held_out
 from .throughput import Meter
@@ -33,10 +34,12 @@ class Pretrainer(Trainer):
         super().__init__(train_dataset=stream, eval_dataset=eval_dataset, **kwargs)
         self.stream, self.meter = stream, meter
         self.micro_step, self.partial = 0, None
+        self.add_callback(FiniteGradients())
 
     def get_train_dataloader(self) -> DataLoader:
         """Not accelerate's: the stream is this process's own, and knows its place by the step."""
         self.stream.first_step = self.state.global_step if self.resumed_step is None else self.resumed_step
+        self.stream.last_step = self.args.max_steps  # or a run that was whole but for its record would go on
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.stream,
@@ -44,6 +47,8 @@ class Pretrainer(Trainer):
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             multiprocessing_context="spawn" if workers else None,
+            # Its own: a draw from torch's would shift the dropout of a run that goes on.
+            generator=torch.Generator(),
         )
 
     resumed_step: int | None = None
@@ -59,7 +64,10 @@ class Pretrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Also counts the step's tokens, while the batches are still on the CPU."""
-        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        try:
+            samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except UserError as error:  # out of a worker it comes with a traceback in its text
+            raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from error
         pad = self.stream.tokenizer.pad_token_id
         self.meter.tokens += sum(int((sample["input_ids"] != pad).sum()) for sample in samples)
         self.micro_step = 0
@@ -85,12 +93,12 @@ class Pretrainer(Trainer):
         raise RunFailed(
             f"step {step + 1}, process {self.args.process_index}, micro-batch {micro_step}: the loss is {loss}; its "
             f"{len(sequences)} sequences are listed in {path}, the first is {sequences[0]}. "
-            f"{self._last_good()} Lower --learning_rate or --max_grad_norm, or train in float32, and continue from it."
+            f"{self._last_good()} Go on from it in another --output_dir with --model_name_or_path, a lower "
+            "--learning_rate or --max_grad_norm, or in float32."
         )
 
     def _last_good(self) -> str:
-        checkpoints = list_checkpoints(Path(self.args.output_dir))
-        return f"The last good checkpoint is {checkpoints[-1]}." if checkpoints else "There is no checkpoint yet."
+        return last_good(list_checkpoints(Path(self.args.output_dir)))
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss, accuracy and bits per base on the held-out windows, over all and by group; logged like any other."""
@@ -116,6 +124,13 @@ class Pretrainer(Trainer):
             logs = {**logs, **self.meter.read()}
         super().log(logs, *args, **kwargs)
 
+    def _save(self, output_dir=None, state_dict=None):
+        # Gathered from shards, a tied weight is two tensors; it belongs into the file once.
+        if state_dict is not None:
+            tied = getattr(self.model, "_tied_weights_keys", None) or ()
+            state_dict = {key: value for key, value in state_dict.items() if key not in tied}
+        super()._save(output_dir, state_dict)
+
     def _get_output_dir(self, trial) -> str:
         return str(self.partial) if self.partial else super()._get_output_dir(trial)
 
@@ -129,6 +144,14 @@ class Pretrainer(Trainer):
         self.partial = output / PARTIAL
         try:
             super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # torch and safetensors have their own words for a full disk.
+            if not any(word in str(error) for word in ("No space left", "quota", "PytorchStreamWriter", "code: 28")):
+                raise
+            raise RunFailed(
+                f"{output}: the disk is full at step {self.state.global_step}. {self._last_good()} Make room, and the "
+                "same command goes on from it."
+            ) from error
         finally:
             self.partial = None
         self.accelerator.wait_for_everyone()
@@ -139,6 +162,24 @@ class Pretrainer(Trainer):
             rotate(output, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
         self.meter.start()
+
+
+class FiniteGradients(TrainerCallback):
+    """Stops before a gradient that is not finite reaches the weights; fp16's scaler skips such steps by itself."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if args.fp16:
+            return
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if not torch.isfinite(norm):
+            checkpoints = list_checkpoints(Path(args.output_dir))
+            raise RunFailed(f"step {state.global_step + 1}: the gradient is not finite. {last_good(checkpoints)}")
+
+
+def last_good(checkpoints: list[Path]) -> str:
+    """A sentence that names the last of them."""
+    return f"The last good checkpoint is {checkpoints[-1]}." if checkpoints else "There is no checkpoint yet."
 
 
 def list_checkpoints(output: Path) -> list[Path]:

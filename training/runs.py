@@ -31,6 +31,8 @@ def check_output(settings: dict, output: Path, overwrite: bool) -> str | None:
             raise UserError(f"{output}: holds a finished run; choose another --output_dir or add --overwrite.")
         return None
     if not (output / "run.json").is_file():
+        if any(output.glob("checkpoint-*")):
+            raise UserError(f"{output}: holds checkpoints that are not of this command; choose another --output_dir.")
         return None
     earlier = json.loads((output / "run.json").read_text(encoding="utf-8"))
     changed = sorted(key for key in settings | earlier if settings.get(key) != earlier.get(key))
@@ -45,13 +47,22 @@ def check_output(settings: dict, output: Path, overwrite: bool) -> str | None:
 
 
 def start_output(settings: dict, output: Path):
-    """Remove what an earlier run left in the output folder, and nothing else, and record this run's settings."""
+    """
+    Remove what an earlier run left in the output folder, and nothing else, and record this run's settings.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
     for path in [*output.glob("checkpoint-*"), output / "metrics.json", output / "predictions.parquet"]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    write_whole(output / "run.json", json.dumps(settings, indent=2) + "\n")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / "run.json", json.dumps(settings, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output_dir.") from error
 
 
 def run_settings(*arguments, ignore: set[str] = frozenset()) -> dict:

@@ -14,7 +14,7 @@ from dnabert2.benchmarks.tables import bits as table
 from dnabert2.cli import main
 from dnabert2.tokenizer.files import OURS, load_tokenizer, write_tokenizer
 from dnabert2.training.evaluation import mask_held_out
-from dnabert2.training.markov import BaseTable, markov_bits, probability_tables
+from dnabert2.training.markov import BaseTable, Candidates, fill_bits, markov_bits, probability_tables
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -39,18 +39,17 @@ def held_out(tokenizer):
 
 
 def test_the_models_bits(model, held_out, tokenizer):
-    bases = BaseTable(tokenizer)
-    whole, given_length = bits.model_bits(model, held_out, bases, 2, torch.float32)
-    assert (whole > 0).sum() == (held_out.labels >= 0).sum() > 50
-    for row in (0, 4):
-        place = int(np.flatnonzero(held_out.labels[row] >= 0)[3])
-        token = int(held_out.labels[row, place])
+    place = {row: int(np.flatnonzero(held_out.labels[row] >= 0)[3]) for row in (0, 4)}
+    token = {row: int(held_out.labels[row, place[row]]) for row in place}
+    candidates = {(row, place[row]): np.array([token[row], 50 + row, 90]) for row in place}
+    whole, given_cuts = bits.model_bits(model, held_out, candidates, 2, torch.float32)
+    assert (whole > 0).sum() == (given_cuts > 0).sum() == 2
+    for row in place:
         with torch.no_grad():
-            p = model(held_out.inputs[row : row + 1]).logits[0, place].double().softmax(-1)
-        same = [i for i in range(len(tokenizer)) if bases.lengths[i] == bases.lengths[token]]
-        assert whole[row, place] == pytest.approx(-math.log2(p[token]), rel=1e-4)
-        assert given_length[row, place] == pytest.approx(-math.log2(p[token] / p[same].sum()), rel=1e-4)
-        assert len(same) > 1
+            p = model(held_out.inputs[row : row + 1]).logits[0, place[row]].double().softmax(-1)
+        among = p[candidates[row, place[row]]].sum()
+        assert whole[row, place[row]] == pytest.approx(-math.log2(p[token[row]]), rel=1e-4)
+        assert given_cuts[row, place[row]] == pytest.approx(-math.log2(p[token[row]] / among), rel=1e-4)
 
 
 def test_blanks_have_known_bases_around_them(held_out, tokenizer):
@@ -69,19 +68,37 @@ def test_blanks_have_known_bases_around_them(held_out, tokenizer):
 
 
 def test_the_best_markov_model(held_out, tokenizer):
-    bases = BaseTable(tokenizer)
-    blanks = bits.find_blanks(held_out, 0, bases, margin=3)
+    candidates = Candidates(tokenizer)
+    blanks = bits.find_blanks(held_out, 0, candidates.bases, margin=3)
+    fitting = bits.find_candidates(blanks, held_out, candidates)
+    assert all(token in ids for token, (ids, _) in zip(blanks.tokens, fitting, strict=True))
     draw = np.random.default_rng(2)
     counts = {"one": draw.integers(0, 9, (4**3, 4)), bits.ALL: draw.integers(0, 9, (4**3, 4))}
-    best = bits.best_markov(blanks, counts, ["one", bits.ALL], bases)
-    assert set(best["markov_by_order"]) == {0, 1, 2, 3}
-    found = best["markov"]
+    best = bits.best_markov(blanks, counts, ["one", bits.ALL], fitting)
+    assert set(best["markov_by_order"]) == set(best["markov_given_cuts_by_order"]) == {0, 1, 2, 3}
+    found, filled = best["markov"], best["markov_given_cuts"]
     assert found["bits_per_base"] == min(best["markov_by_order"].values())
-    per_base = markov_bits(probability_tables(counts[found["counted_on"]], found["prior"]), blanks.codes)
+    table = probability_tables(counts[found["counted_on"]], found["prior"])
+    per_base = markov_bits(table, blanks.codes)
     scored = [i for s, n in zip(blanks.starts, blanks.lengths, strict=True) for i in range(s, s + n)]
     assert found["bits_per_base"] == pytest.approx(per_base[found["order"]][scored].mean())
-    # Knowing the length, and the bases behind, costs less.
-    assert best["markov_given_length"]["bits_per_base"] < found["bits_per_base"]
+    order, total = filled["order"], 0.0
+    for start, length, token, (ids, codes) in zip(blanks.starts, blanks.lengths, blanks.tokens, fitting, strict=True):
+        sides = blanks.codes[start - order : start], blanks.codes[start + length : start + length + order]
+        total += fill_bits(table[order], ids, codes, token, *sides)
+    assert filled["bits_per_base"] == pytest.approx(total / blanks.lengths.sum())
+    # Knowing what may stand there costs less.
+    assert filled["bits_per_base"] < found["bits_per_base"]
+
+
+def test_token_frequencies(held_out, tokenizer):
+    candidates = Candidates(tokenizer)
+    blanks = bits.find_blanks(held_out, 0, candidates.bases, margin=3)
+    fitting = bits.find_candidates(blanks, held_out, candidates)
+    scores = bits.frequency_bits(blanks, np.ones(len(tokenizer)), fitting)
+    assert scores["frequency"]["bits_per_base"] == pytest.approx(12 * len(blanks.tokens) / blanks.lengths.sum())
+    expected = sum(math.log2(len(ids)) for ids, _ in fitting) / blanks.lengths.sum()
+    assert scores["frequency_given_cuts"]["bits_per_base"] == pytest.approx(expected)
 
 
 def test_the_command(corpus, model, tmp_path, capsys):
@@ -92,8 +109,8 @@ def test_the_command(corpus, model, tmp_path, capsys):
     words = ["bench", "bits", "--model", str(folder), "--corpus", str(corpus), "--sequences", "4", "--order", "3"]
     assert main([*words, "--output", str(path)]) == 0
     result = json.loads(path.read_text())
-    assert [row["group"] for row in result["results"]] == ["Animal one", "Bacterium two"]
-    assert all(row["sequences"] == 4 and row["bases"] > 50 for row in result["results"])
+    assert [row["group"] for row in result["groups"]] == ["Animal one", "Bacterium two"]
+    assert all(row["sequences"] == 4 and row["bases"] > 50 for row in result["groups"])
     assert result["parameters"] > 100_000 and result["provenance"]["versions"]
     assert "| Animal one | " in table(result) and table(result).count("\n") == 3
     assert "Bacterium two: model " in capsys.readouterr().out

@@ -32,9 +32,19 @@ ENCODER = {
     "provenance": PROVENANCE,
 }
 DEMO = {
-    "test": {"matthews_correlation": 0.51234, "f1": 0.75, "accuracy": 0.76},
-    "train_seconds": 61.4,
-    "parameters": 1234567,
+    "seeds": 2,
+    "starts": [
+        {
+            "start": "mini",
+            "parameters": 1234567,
+            "train_seconds": 61.4,
+            "test": {
+                "matthews_correlation": {"mean": 0.51234, "standard_deviation": 0.0123},
+                "f1": {"mean": 0.75, "standard_deviation": 0.01},
+                "accuracy": {"mean": 0.76, "standard_deviation": None},
+            },
+        }
+    ],
     "provenance": PROVENANCE,
 }
 PAGE = """# Title
@@ -112,7 +122,7 @@ def test_tables_are_written_and_the_rest_of_the_page_stays(page):
     lines = (page / "README.md").read_text().splitlines()
     assert "| 1x512 | sdpa:float32 | 1,234 | 1.26 | 3 |" in lines
     assert "| 1x8192 | sdpa:float32 | 1,234 |  | 3 |" in lines
-    assert "| 1,234,567 | 61 | 0.512 | 0.750 | 0.760 |" in lines
+    assert "| mini | 1,234,567 | 61 | 0.512 ± 0.012 | 0.750 ± 0.010 | 0.760 |" in lines
     assert "old | demo" not in lines
     assert [line for line in lines if line in ("# Title", "between", "end")] == ["# Title", "between", "end"]
     note = next(line for line in lines if "encoder-cpu.json" in line)

@@ -13,16 +13,17 @@ import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from dnabert2.cli import main
 from dnabert2.errors import UserError
 from dnabert2.fasta import read_fasta
-from dnabert2.tokenizer.files import load_tokenizer
+from dnabert2.tokenizer.files import OURS, load_tokenizer
 from dnabert2.training import corpus as corpus_module
 from dnabert2.training.corpus_sources import Record, Source, hold_out, parse_weights, passes_by_group
-from dnabert2.training.corpus_windows import reverse_complement
+from dnabert2.training.corpus_windows import WindowPolicy, cut_windows, reverse_complement
 
 
 class Inline(Executor):
@@ -112,6 +113,16 @@ def test_n_and_soft_mask_policies(genomes, build, tmp_path):
     rows = [row for row in rows_of(tmp_path / "split") if row["accession"] == "chr1"]
     assert all(row["end"] <= 9_000 or row["start"] >= 20_000 for row in rows)
     assert sum(row["end"] - row["start"] for row in rows) == 30_000 - 11_000 - 1
+
+
+def test_long_runs_of_n_take_no_longer_than_sequence():
+    policy = WindowPolicy(str(OURS), n="keep")
+    text = "ACGTTGCA" * 20 + "N" * 200_000 + "GATTACA" * 20
+    start = time.monotonic()
+    windows = cut_windows(text, 0, False, policy, np.random.default_rng(0))
+    assert time.monotonic() - start < 20  # seconds; a pattern that looks ahead from every N takes minutes
+    assert windows.starts[0] == 0 and windows.ends[-1] == len(text)
+    assert not len(cut_windows("N" * 500, 0, False, policy, np.random.default_rng(0)).starts)
 
 
 def test_manifest_counts_what_is_there(corpus, genomes):
@@ -276,6 +287,56 @@ def test_a_whole_corpus_is_left_alone_and_another_is_refused(genomes, build, tmp
     assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
 
 
+def test_other_files_are_noticed_and_replaced(genomes, build, tmp_path, capsys):
+    folder = tmp_path / "genomes"
+    folder.mkdir()
+    (folder / "One.fa").write_bytes((genomes / "Animal_one__v1.fa").read_bytes())
+    assert build([folder]) == 0
+    before = fingerprint(tmp_path / "corpus")
+    (folder / "Two.fa.gz").write_bytes((genomes / "Bacterium_two.fna.gz").read_bytes())
+    assert build([folder]) == 2
+    assert "was built from other files than there are now" in capsys.readouterr().err
+    (tmp_path / "corpus" / ".work").mkdir()  # as if killed after the manifest
+    (folder / "Two.fa.gz").rename(tmp_path / "Two.fa.gz")
+    assert build([folder]) == 0 and fingerprint(tmp_path / "corpus") == before
+    assert not (tmp_path / "corpus" / ".work").exists()
+    (tmp_path / "Two.fa.gz").rename(folder / "Two.fa.gz")
+    assert build([folder], overwrite=True) == 0
+    assert fingerprint(tmp_path / "corpus") != before
+    # An unfinished one, begun with other files.
+    manifest = tmp_path / "corpus" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    (tmp_path / "corpus" / ".work").mkdir()
+    plan = {"settings": content["settings"], "sources": content["sources"][:1]}
+    (tmp_path / "corpus" / ".work" / "plan.json").write_text(json.dumps(plan))
+    manifest.unlink()
+    assert build([folder]) == 2
+    assert "add --overwrite to begin again" in capsys.readouterr().err
+    assert build([folder], overwrite=True) == 0
+    manifest.write_text("[]")
+    assert build([folder]) == 2
+    assert "manifest.json: is damaged, or not of a corpus" in capsys.readouterr().err
+
+
+def test_finished_shards_are_kept(genomes, build, tmp_path, capsys, monkeypatch):
+    whole, calls = corpus_module.write_shard, []
+
+    def fill(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[2]))
+        return whole(*args)
+
+    monkeypatch.setattr(corpus_module, "write_shard", fill)
+    assert build([genomes]) == 2
+    capsys.readouterr()
+    (tmp_path / "corpus" / "train" / "train-00001-of-00002.parquet.123.tmp").write_bytes(b"half")
+    assert build([genomes]) == 0
+    first = [args[1] for args in calls].count(calls[0][1])
+    assert first == 1 and len(calls) == 4  # two of training, one held out, one of them twice
+    assert not list((tmp_path / "corpus").rglob("*.tmp"))
+
+
 def test_a_full_disk_leaves_what_is_finished(genomes, build, tmp_path, capsys, monkeypatch):
     whole, calls = corpus_module.write_part, []
 
@@ -325,6 +386,9 @@ def test_bad_input(genomes, build, tmp_path, capsys):
     fails_with("--held_out chrX", [genomes], held_out=["chrX"])
     fails_with("there is no group 'fish'", [genomes], group_weights="fish=1")
     fails_with("no such file; give a tab-separated table", [genomes], table=tmp_path / "absent.tsv")
+    other = write("other.tsv", b"file\tgroup\nElsewhere.fa\tx\n")
+    fails_with("names none of the input files, Animal_one__v1.fa the first", [genomes], table=other)
+    fails_with("--seed must be at least 0", [genomes], seed=-1)
     fails_with("no tokenizer", [genomes], tokenizer=tmp_path)
     assert main(["build-corpus", "--input", str(genomes)]) == 2
     assert "--output is missing" in capsys.readouterr().err

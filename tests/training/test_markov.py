@@ -9,9 +9,11 @@ from dnabert2.tokenizer.files import load_tokenizer
 from dnabert2.training.corpus_stream import Corpus
 from dnabert2.training.markov import (
     BaseTable,
-    MarkovFiller,
+    Candidates,
     contexts,
     count_bases,
+    count_tokens,
+    fill_bits,
     markov_bits,
     probability_tables,
 )
@@ -52,25 +54,51 @@ def test_a_repeat_costs_nothing_and_noise_two_bits():
     assert markov_bits(tables, np.array([0, -1, 1]))[:, 1].tolist() == [0] * 5
 
 
-def test_a_filled_blank_is_the_chain_over_all_tokens_of_its_length(corpus):
+def test_candidates_are_cut_as_the_text_was(corpus):
     tokenizer = load_tokenizer(corpus / "tokenizer")
-    bases = BaseTable(tokenizer)
+    text = "GATTACAGATTTACCATGACCCATTGGACCA"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    place = len(ids) // 2
+    before, after = "".join(tokens[:place]), "".join(tokens[place + 1 :])
+    expected = {
+        id
+        for token, id in tokenizer.get_vocab().items()
+        if len(token) == len(tokens[place])
+        and set(token) <= set("ACGT")
+        and tokenizer(before + token + after, add_special_tokens=False)["input_ids"]
+        == [*ids[:place], id, *ids[place + 1 :]]
+    }
+    found, codes = Candidates(tokenizer).between(ids[:place], ids[place], ids[place + 1 :])
+    assert set(found) == expected and ids[place] in expected
+    assert 1 < len(expected) < sum(len(token) == len(tokens[place]) for token in tokenizer.get_vocab())
+    spelt = ["".join("ACGT"[code] for code in row) for row in codes]
+    assert spelt == tokenizer.convert_ids_to_tokens([int(id) for id in found])
+
+
+def test_a_filled_blank_is_the_chain_over_all_candidates():
     draw = np.random.default_rng(1)
     table = probability_tables(draw.integers(0, 50, (4**2, 4)), 1.0)[2]
-    filler = MarkovFiller(table, bases)
-    spelling = {token: id for token, id in tokenizer.get_vocab().items() if set(token) <= set("ACGT")}
-    for text, left, right in (("ACA", "GT", "CC"), ("TTTT", "AA", "GA"), ("G", "TC", "AT")):
-        chain = {}
-        for token in (token for token in spelling if len(token) == len(text)):
-            around = ["ACGT".index(base) for base in left + token + right]
-            chain[token] = math.prod(
-                table[4 * around[i - 2] + around[i - 1], around[i]] for i in range(2, len(around))
-            )
-        expected = -math.log2(chain[text] / sum(chain.values()))
-        found = filler.bits(
-            spelling[text], len(text), *(np.array(["ACGT".index(b) for b in x]) for x in (left, right))
-        )
-        assert found == pytest.approx(expected)
+    words = ["ACA", "ACC", "GTT", "TTT"]
+    left, right = "GT", "CC"
+    chain = {}
+    for word in words:
+        around = ["ACGT".index(base) for base in left + word + right]
+        chain[word] = math.prod(table[4 * around[i - 2] + around[i - 1], around[i]] for i in range(2, len(around)))
+    codes = np.array([["ACGT".index(base) for base in word] for word in words])
+    sides = [np.array(["ACGT".index(base) for base in side]) for side in (left, right)]
+    for number, word in enumerate(words):
+        expected = -math.log2(chain[word] / sum(chain.values()))
+        assert fill_bits(table, np.arange(10, 14), codes, 10 + number, *sides) == pytest.approx(expected)
+
+
+def test_tokens_of_a_corpus_are_counted(corpus):
+    opened = Corpus.open(str(corpus))
+    counts = count_tokens(opened, 4096)
+    rows = [row for shard in opened.shards("train") for t in opened.rows(shard["file"]) for row in t.to_pylist()]
+    for group, found in counts.items():
+        ids = [i for row in rows if row["group"] == group for i in row["input_ids"]]
+        assert found.tolist() == np.bincount(ids, minlength=4096).tolist() and found.sum() > 1000
 
 
 def test_tokens_become_bases(corpus):

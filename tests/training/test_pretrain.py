@@ -75,8 +75,14 @@ print(model(**tokenizer("ACGT[MASK]ACGT", return_tensors="pt")).logits.shape[-1]
     assert result.stdout.strip() == "4096"
 
 
-def test_killed_at_any_step_it_continues_bit_for_bit(run, corpus, tmp_path, pretrain_words, losses):
+def test_killed_at_any_step_it_continues_bit_for_bit(corpus, tmp_path, pretrain_words, losses):
+    """With dropout: its random numbers go on too."""
     words = pretrain_words(corpus, tmp_path / "run")
+    tiny = json.loads(words[words.index("--config_overrides") + 1])
+    config = json.dumps({**tiny, "hidden_dropout_prob": 0.1})
+    run = tmp_path / "whole"
+    assert main(["pretrain", *pretrain_words(corpus, run, config_overrides=config)]) == 0
+    words = pretrain_words(corpus, tmp_path / "run", config_overrides=config)
     command = [sys.executable, "-m", "dnabert2", "pretrain", *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for last in ("step 3 of", "step 7 of", "step 12 held out"):
@@ -96,6 +102,42 @@ def test_killed_at_any_step_it_continues_bit_for_bit(run, corpus, tmp_path, pret
     assert losses(tmp_path / "run") == losses(run)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (run, tmp_path / "run")]
     assert weights[0] == weights[1]
+
+
+def test_killed_before_its_record_it_trains_no_further(run, corpus, tmp_path, pretrain_words, losses):
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    (output / "metrics.json").unlink()
+    settings = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**settings, "output_dir": str(output)}))
+    assert main(["pretrain", *pretrain_words(corpus, output)]) == 0
+    assert losses(output) == losses(run)
+    assert json.loads((output / "metrics.json").read_text())["steps"] == 12
+    assert (output / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_what_is_not_ours_is_left_alone(corpus, tmp_path, pretrain_words, capsys):
+    output = tmp_path / "theirs"
+    (output / "checkpoint-500").mkdir(parents=True)
+    (output / "checkpoint-500" / "model.safetensors").write_bytes(b"theirs")
+    assert main(["pretrain", *pretrain_words(corpus, output)]) == 2
+    assert "holds checkpoints that are not of this command" in capsys.readouterr().err
+    assert (output / "checkpoint-500" / "model.safetensors").read_bytes() == b"theirs"
+
+
+def test_another_corpus_under_the_same_name_is_noticed(corpus, tmp_path, pretrain_words, with_callback, capsys):
+    here = tmp_path / "corpus"
+    shutil.copytree(corpus, here)
+    with_callback(StopAfter(5, interrupt))
+    assert main(["pretrain", *pretrain_words(here, tmp_path / "run")]) == 130
+    manifest = json.loads((here / "manifest.json").read_text())
+    manifest["splits"]["train"]["shards"][0]["sha256"] = "0" * 64
+    (here / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["pretrain", *pretrain_words(here, tmp_path / "run")]) == 2
+    assert "other settings (corpus_sha256)" in capsys.readouterr().err
+    (here / "manifest.json").write_text("[]")
+    assert main(["pretrain", *pretrain_words(here, tmp_path / "run")]) == 2
+    assert "not the manifest of a corpus" in capsys.readouterr().err
 
 
 class StopAfter(TrainerCallback):
@@ -161,6 +203,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(corpus, tmp_path, pretrain_word
     listed = json.loads((output / "not-finite-step-7-process-0.json").read_text())
     assert listed["step"] == 7 and len(listed["sequences"]) == 4
     assert all(name.startswith(("Animal one chr", "Bacterium two NC_1")) for name in listed["sequences"])
+
+    # The gradient alone: it never reaches the weights.
+    def poison_gradient(model):
+        model.bert.embeddings.LayerNorm.weight.register_hook(lambda gradient: gradient * float("inf"))
+
+    with_callback(StopAfter(6, poison_gradient))
+    assert main(["pretrain", *pretrain_words(corpus, output)]) == 1
+    assert "step 7: the gradient is not finite. The last good" in capsys.readouterr().err
     # At a step that saves, before the next loss could show it.
     with_callback(StopAfter(8, poison))
     assert main(["pretrain", *pretrain_words(corpus, output)]) == 1
@@ -262,14 +312,25 @@ def test_bad_input(run, corpus, tmp_path, pretrain_words, capsys):
     fails_with("no such folder; build a corpus", corpus=tmp_path / "absent")
     fails_with("no multiple of 1 processes times --per_device_train_batch_size 3", per_device_train_batch_size=3)
     fails_with("--save_steps 4 must be a multiple of --logging_steps 3", logging_steps=3)
-    fails_with("--max_steps must be at least 1", max_steps=0)
+    fails_with("--max_steps 0: must be an integer of at least 1", max_steps=0)
     fails_with("--mlm_probability 1.5", mlm_probability=1.5)
     fails_with("--gradient_accumulation_steps follows", gradient_accumulation_steps=2)
     fails_with("'hiden' is no value", config_overrides='{"hiden": 3}')
     fails_with("--config_overrides is not a JSON object", config_overrides="[3]")
     fails_with("vocabulary ends at 99", config_overrides='{"vocab_size": 100}')
-    fails_with("do not go with pretraining", load_best_model_at_end=True)
+    fails_with("do not go with pretraining", load_best_model_at_end=True, eval_steps=4)
     fails_with("--fsdp shards over GPUs", fsdp="full_shard")
+    fails_with("--save_only_model does not go with", save_only_model=True)
+    fails_with("--resume_from_checkpoint does not go with", resume_from_checkpoint=run)
+    fails_with("--dataloader_num_workers 2: give 0 or 1", dataloader_num_workers=2)
+    fails_with("--global_batch_size 0: must be at least 1", global_batch_size=0)
+    fails_with("--max_length 2: must be at least 3", max_length=2)
+    fails_with("--seed -1: must be at least 0", seed=-1)
+    fails_with("--attn_implementation nonsense", attn_implementation="nonsense")
+    fails_with("cannot be written", output_dir=run / "config.json" / "below")
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"initial_embeddings": "speling"}')
+    fails_with("initial_embeddings is 'speling'; it must be one of random, spelling", config=recipe)
     other = tmp_path / "other"
     shutil.copytree(run, other)
     swap_two_tokens(other)

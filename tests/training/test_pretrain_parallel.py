@@ -64,7 +64,8 @@ def test_two_processes_of_torchrun(corpus, alone, tmp_path, pretrain_words, loss
 
 def test_two_processes_of_accelerate(corpus, alone, tmp_path, pretrain_words, losses, port):
     words = pretrain_words(corpus, tmp_path / "run", per_device_train_batch_size=4)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
+    # Its --cpu starts one process and leaves more to MPI; --multi_gpu starts them, and --use_cpu is our own option.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     launch += ["--num_processes", "2", "--main_process_port", str(port), "-m", "dnabert2.training.pretrain"]
     said = finish([*launch, *words])
     assert "in 2 x 1 micro-batches" in said
