@@ -136,6 +136,8 @@ def pretrain(argv: list[str]):
             eval_dataset=held_out,
             processing_class=tokenizer,
         )
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output_dir.") from error
     except RuntimeError as error:
         if "installed" not in str(error):
             raise

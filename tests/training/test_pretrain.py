@@ -318,7 +318,7 @@ def test_bad_input(run, corpus, tmp_path, pretrain_words, capsys):
     fails_with("'hiden' is no value", config_overrides='{"hiden": 3}')
     fails_with("--config_overrides is not a JSON object", config_overrides="[3]")
     fails_with("vocabulary ends at 99", config_overrides='{"vocab_size": 100}')
-    fails_with("do not go with pretraining", load_best_model_at_end=True, eval_steps=4)
+    fails_with("--load_best_model_at_end does not go with", load_best_model_at_end=True, eval_steps=4)
     fails_with("--fsdp shards over GPUs", fsdp="full_shard")
     fails_with("--save_only_model does not go with", save_only_model=True)
     fails_with("--resume_from_checkpoint does not go with", resume_from_checkpoint=run)
