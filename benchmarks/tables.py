@@ -205,13 +205,21 @@ def pretraining(result: dict) -> str:
         f"{result['parameters']:,}",
         f"{result['steps']:,} x {recipe['global_batch_size']}",
         f"{tokens / 1e6:.1f}M",
-        f"{result['train_seconds_since_start_or_resume'] / 3600:.1f}",
         f"{result['tokens_per_second_median']:,.0f}",
+        f"{tokens / result['tokens_per_second_median'] / 3600:.1f}",
         f"{scores['loss']:.3f}",
         f"{100 * scores['accuracy']:.2f}",
         f"{scores['bits_per_base']:.3f}",
     ]
-    titles = ["parameters", "steps x sequences", "tokens", "hours", "tokens/s", "held-out loss", "accuracy, %"]
+    titles = [
+        "parameters",
+        "steps x sequences",
+        "tokens",
+        "tokens/s, median",
+        "hours at that",
+        "held-out loss",
+        "accuracy, %",
+    ]
     return _markdown([*titles, "bits per base"], "r" * len(row), [row])
 
 

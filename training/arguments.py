@@ -40,7 +40,7 @@ def parse_options(dataclasses: tuple[type, ...], argv: list[str], description: s
         parser.set_defaults(**settings)
     try:
         return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # the last for devices that are not there
         raise UserError(f"the options cannot be used: {error}") from error
 
 

@@ -84,6 +84,9 @@ def pretrain(argv: list[str]):
     model_args, corpus_args, args = parse_arguments(argv, __doc__.split("\n\n")[0])
     output = Path(args.output_dir)
     is_main = args.process_index == 0  # asking starts the process group, if there are several
+    if args.device.type == "cpu":
+        # One of several processes calls it cpu:1 with transformers 4, a name that torch.load does not know.
+        vars(args)["_setup_devices"] = torch.device("cpu")
     refuse_sharding_on_cpu(args)
     if not sys.stderr.isatty():
         args.disable_tqdm = True

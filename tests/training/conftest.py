@@ -1,6 +1,7 @@
 """What the training tests share: a corpus, and runs of pretrain on it."""
 
 import json
+import os
 
 import pytest
 from corpora import corpus, genomes  # noqa: F401 (fixtures)
@@ -12,6 +13,14 @@ TINY = {
     "intermediate_size": 32,
     "hidden_dropout_prob": 0.0,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_traces_of_accelerate():
+    """transformers 4 leaves precision and sharding of a run in the environment, where the next one finds them."""
+    yield
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")
