@@ -63,6 +63,7 @@ def bundle(run: Path, folder: Path, results: Path) -> dict:
         # Short pretraining goes without dropout; who fine-tunes wants the published one.
         model.config.hidden_dropout_prob = DNABert2Config().hidden_dropout_prob
         model.save_pretrained(build)
+        (build / "model.safetensors").chmod(0o644)  # written for the user's eyes only, unlike the rest
         if folder.exists():
             shutil.move(folder, Path(scratch) / "replaced")
         shutil.move(build, folder)
