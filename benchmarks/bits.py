@@ -20,6 +20,7 @@ counts and prior, and the order that is best for itself. The true neighbours cou
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ from ..training.markov import (
     markov_bits,
     probability_tables,
 )
-from . import output
+from . import output, tables
+from .variants import check_device
 
 ALL = "all groups"  # counts of the whole corpus
 KINDS = ("model", "markov", "frequency", "model_given_cuts", "markov_given_cuts", "frequency_given_cuts")
@@ -194,14 +196,17 @@ def describe(scores: dict) -> str:
 def run(options):
     """Body of `bench bits`: measure, print and write."""
     output.check_output(options.output)
-    if options.order < 0 or options.order > 12 or options.sequences < 1:
-        raise UserError("--order must be from 0 to 12, --sequences at least 1.")
+    device = check_device(options.device)
+    if options.order < 0 or options.order > 12 or options.sequences < 1 or options.batch_size < 1:
+        raise UserError("--order must be from 0 to 12, --sequences and --batch_size at least 1.")
+    if not 0 < options.mlm_probability < 1:
+        raise UserError(f"--mlm_probability {options.mlm_probability}: must be between 0 and 1.")
     corpus = Corpus.open(options.corpus)
     tokenizer = load_tokenizer(corpus.tokenizer_source())
-    model = load_model("DNABert2ForMaskedLM", options.model, dtype=torch.float32).to(options.device).eval()
+    model = load_model("DNABert2ForMaskedLM", options.model, dtype=torch.float32).to(device).eval()
     if load_tokenizer(options.model).get_vocab() != tokenizer.get_vocab():
         raise UserError(f"{options.corpus}: was built with another tokenizer than {options.model} has; build it anew.")
-    dtype = resolve_dtype(options.precision, options.device)
+    dtype = resolve_dtype(options.precision, device)
     rows = read_held_out(corpus, options.sequences)
     max_length = corpus.manifest["settings"]["window_tokens"] + 2
     held_out = mask_held_out(rows, tokenizer, max_length, options.mlm_probability)
@@ -240,15 +245,17 @@ def run(options):
         print(f"{group}: {describe(scores)}", flush=True)
     result = {
         "benchmark": "bits",
-        "model": options.model,
+        # Of a folder its name: where it is on this machine is nobody's business.
+        "model": Path(options.model).resolve().name if Path(options.model).is_dir() else options.model,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "corpus": corpus.manifest["splits"]["train"]["bases"],
+        "corpus": {"training_bases": corpus.manifest["splits"]["train"]["bases"], "sha256": corpus.sha256()},
         "settings": {
             key: getattr(options, key) for key in ("sequences", "order", "mlm_probability", "precision", "batch_size")
         },
         "dtype": str(dtype).removeprefix("torch."),
         "counting_seconds": round(counting_seconds, 1),
         "groups": results,
-        "provenance": provenance(options.device),
+        "provenance": provenance(device),
     }
     output.save(result, options.output)
+    print(tables.bits(result))

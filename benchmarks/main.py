@@ -25,6 +25,53 @@ from .options import (
     add_vocab_options,
 )
 
+# name, which is its module's too -> (adds its options, one line, a sentence)
+BENCHMARKS = {
+    "attention": (
+        add_attention_options,
+        "attention alone, forward and backward, beside every other way to compute it",
+        "Speed and memory of ALiBi attention in this project's Triton kernels, beside every rival that is "
+        "installed, once all of them are found to compute the same.",
+    ),
+    "encoder": (
+        add_encoder_options,
+        "the encoder's tokens/s and peak memory, beside the published code's algorithm",
+        "Tokens/s and peak memory of the encoder's forward pass, or of a training step, in each attention "
+        "backend and precision, side by side with the published code's algorithm.",
+    ),
+    "kernels": (
+        add_kernels_options,
+        "block sizes of the Triton kernels, to choose those of a GPU",
+        "The time of attention with each candidate for the block sizes, warps and stages of each Triton "
+        "kernel, beside those that the table in bert_layers/kernel_configs.py has for this GPU.",
+    ),
+    "bits": (
+        add_bits_options,
+        "held-out bits per base of a masked language model, beside Markov models",
+        "Bits per base of a masked language model on a corpus' held-out windows, by group, beside Markov "
+        "models of orders 0 to 10 that were counted on the corpus' training windows.",
+    ),
+    "demo": (
+        add_demo_options,
+        "what pretraining is worth: mini fine-tuned, beside random weights",
+        "Test scores of the bundled checkpoint, fine-tuned on the bundled data set, beside networks that "
+        "start from random weights, over several seeds.",
+    ),
+    "vocab": (
+        add_vocab_options,
+        "byte pairs of every size beside k-mers: length, cost, leakage, stability",
+        "Byte-pair vocabularies of several sizes, trained on genomes, beside overlapping and "
+        "non-overlapping k-mers: tokens a base, FLOPs, what neighbours tell of a masked token, and what one edited "
+        "base does to the others.",
+    ),
+    "length": (
+        add_length_options,
+        "bits per base of held-out sequence, at the training length and beyond",
+        "Bits per base of masked language models on the same masked tokens of held-out sequence, with "
+        "more and more sequence around them.",
+    ),
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if all was measured, 2 for unusable options, 1 if variants disagree, so that nothing is timed."""
@@ -44,70 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure speed, memory, and what models and tokenizers make of DNA.",
     )
     benchmarks = parser.add_subparsers(metavar="BENCHMARK", required=True)
-    attention = benchmarks.add_parser(
-        "attention",
-        help="attention alone, forward and backward, beside every other way to compute it",
-        description="Speed and memory of ALiBi attention in this project's Triton kernels, beside every rival that is "
-        "installed, once all of them are found to compute the same.",
-        formatter_class=Formatter,
-    )
-    attention.set_defaults(module=".attention")
-    add_attention_options(attention)
-    encoder = benchmarks.add_parser(
-        "encoder",
-        help="the encoder's tokens/s and peak memory, beside the published code's algorithm",
-        description="Tokens/s and peak memory of the encoder's forward pass, or of a training step, in each attention "
-        "backend and precision, side by side with the published code's algorithm.",
-        formatter_class=Formatter,
-    )
-    encoder.set_defaults(module=".encoder")
-    add_encoder_options(encoder)
-    kernels = benchmarks.add_parser(
-        "kernels",
-        help="block sizes of the Triton kernels, to choose those of a GPU",
-        description="The time of attention with each candidate for the block sizes, warps and stages of each Triton "
-        "kernel, beside those that the table in bert_layers/kernel_configs.py has for this GPU.",
-        formatter_class=Formatter,
-    )
-    kernels.set_defaults(module=".kernels")
-    add_kernels_options(kernels)
-    bits = benchmarks.add_parser(
-        "bits",
-        help="held-out bits per base of a masked language model, beside Markov models",
-        description="Bits per base of a masked language model on a corpus' held-out windows, by group, beside Markov "
-        "models of orders 0 to 10 that were counted on the corpus' training windows.",
-        formatter_class=Formatter,
-    )
-    bits.set_defaults(module=".bits")
-    add_bits_options(bits)
-    demo = benchmarks.add_parser(
-        "demo",
-        help="what pretraining is worth: mini fine-tuned, beside random weights",
-        description="Test scores of the bundled checkpoint, fine-tuned on the bundled data set, beside networks that "
-        "start from random weights, over several seeds.",
-        formatter_class=Formatter,
-    )
-    demo.set_defaults(module=".demo")
-    add_demo_options(demo)
-    vocab = benchmarks.add_parser(
-        "vocab",
-        help="byte pairs of every size beside k-mers: length, cost, leakage, stability",
-        description="Byte-pair vocabularies of several sizes, trained on genomes, beside overlapping and "
-        "non-overlapping k-mers: tokens a base, FLOPs, what neighbours tell of a masked token, and what one edited "
-        "base does to the others.",
-        formatter_class=Formatter,
-    )
-    vocab.set_defaults(module=".vocab")
-    add_vocab_options(vocab)
-    length = benchmarks.add_parser(
-        "length",
-        help="bits per base of held-out sequence, at the training length and beyond",
-        description="Bits per base of masked language models on the same masked tokens of held-out sequence, with "
-        "more and more sequence around them.",
-        formatter_class=Formatter,
-    )
-    length.set_defaults(module=".length")
-    add_length_options(length)
+    for name, (add_options, summary, description) in BENCHMARKS.items():
+        benchmark = benchmarks.add_parser(name, help=summary, description=description, formatter_class=Formatter)
+        benchmark.set_defaults(module=f".{name}")
+        add_options(benchmark)
     return parser
 
 

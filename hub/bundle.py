@@ -42,9 +42,8 @@ def bundle(run: Path, folder: Path, results: Path) -> dict:
     Raises:
         UserError: if the run is not whole, the network is too large to be bundled, or its corpus is gone.
     """
-    metrics, settings, corpus = (
-        _read(path) for path in (run / "metrics.json", run / "run.json", _corpus(run) / "manifest.json")
-    )
+    metrics, settings = _read(run / "metrics.json"), _read(run / "run.json")
+    corpus = _read(Path(settings["corpus"]) / "manifest.json")
     model = load_checkpoint(run)
     size = (run / "model.safetensors").stat().st_size
     if metrics["parameters"] > MOST_PARAMETERS or size > MOST_BYTES:
@@ -81,10 +80,6 @@ def bundle(run: Path, folder: Path, results: Path) -> dict:
     write_whole(results / "pretrain-mini.json", json.dumps(record, indent=1) + "\n")
     shutil.copyfile(run / "curve.png", results / "pretrain-mini.png")
     return record
-
-
-def _corpus(run: Path) -> Path:
-    return Path(_read(run / "run.json")["corpus"])
 
 
 def _read(path: Path) -> dict:

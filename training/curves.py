@@ -29,6 +29,7 @@ def plot_curve(history: list[dict], path: Path, title: str = ""):
     if train or held_out:
         left.legend(frameon=False)
     names = sorted({key for entry in history for key in entry if key.startswith("eval_") and key.endswith(SUFFIX)})
+    names.sort(key=lambda name: name == f"eval{SUFFIX}")  # all together last, and on top
     for i, name in enumerate(names):
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         group = name.removeprefix("eval").removesuffix(SUFFIX).strip("_")

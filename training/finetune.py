@@ -33,7 +33,7 @@ from ..tokenizer.policy import PolicyReport, TextPolicy
 from .arguments import parse_options
 from .metrics import classification_scores
 from .model_settings import new_config
-from .runs import check_output, run_settings, start_output
+from .runs import check_output, make_output, run_settings, start_output
 from .tables import SPLITS, Table, class_names, find_tables, label_ids, read_table
 
 
@@ -185,6 +185,7 @@ def finetune(argv: list[str]):
     parameters = sum(p.numel() for p in model.parameters())
     source = model_args.model_name_or_path or "new, random weights"
     print(f"{parameters:,} parameters from {source}; {len(tables['train'].sequences):,} training sequences.")
+    make_output(output)
     trainer = Trainer(
         model=model,
         args=args,

@@ -6,7 +6,10 @@ with p_{-1} = 1/4: each order falls back on the one below it where it has seen l
 Bauman Peto 1995). The orders share one table of counts.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import pyarrow as pa
 
 from .corpus_stream import Corpus
 
@@ -52,45 +55,39 @@ def contexts(codes: np.ndarray, order: int) -> np.ndarray:
     return np.where(known, index, -1)
 
 
-def count_bases(corpus: Corpus, tokenizer, order: int = MOST, most_rows: int | None = None) -> dict[str, np.ndarray]:
+def rows_by_group(corpus: Corpus) -> Iterator[tuple[str, pa.ListArray]]:
+    """The training rows of a corpus, block by block: a group, and the ids of its rows in this block."""
+    for shard in corpus.shards("train"):
+        for table in corpus.rows(shard["file"]):
+            groups = np.asarray(table["group"].to_pylist())
+            ids = table["input_ids"].combine_chunks()
+            for group in np.unique(groups):
+                yield str(group), ids.take(np.flatnonzero(groups == group))
+
+
+def count_bases(corpus: Corpus, tokenizer, order: int = MOST) -> dict[str, np.ndarray]:
     """
     How often each base follows each context, in the training rows of each group.
 
     Returns:
         Group -> (4 ** order, 4) int64.
     """
-    table = BaseTable(tokenizer)
-    counts, rows = {}, 0
-    for shard in corpus.shards("train"):
-        for rows_table in corpus.rows(shard["file"]):
-            groups = np.asarray(rows_table["group"].to_pylist())
-            ids = rows_table["input_ids"].combine_chunks()
-            for group in np.unique(groups):
-                picked = ids.take(np.flatnonzero(groups == group))
-                lengths = np.diff(picked.offsets.to_numpy())
-                # A gap after each row, so that no context reaches over its end.
-                values = np.insert(
-                    picked.values.to_numpy().astype(np.int64), np.cumsum(lengths), tokenizer.unk_token_id
-                )
-                index = contexts(table.bases(values)[0], order)
-                found = np.bincount(index[index >= 0], minlength=4 ** (order + 1))
-                counts[group] = counts.get(group, 0) + found.reshape(-1, 4)
-            rows += len(rows_table)
-            if most_rows is not None and rows >= most_rows:
-                return counts
+    table, counts = BaseTable(tokenizer), {}
+    for group, rows in rows_by_group(corpus):
+        # A gap after each row, so that no context reaches over its end.
+        ends = rows.offsets.to_numpy()[1:]
+        values = np.insert(rows.values.to_numpy().astype(np.int64), ends, tokenizer.unk_token_id)
+        index = contexts(table.bases(values)[0], order)
+        found = np.bincount(index[index >= 0], minlength=4 ** (order + 1))
+        counts[group] = counts.get(group, 0) + found.reshape(-1, 4)
     return counts
 
 
 def count_tokens(corpus: Corpus, vocab_size: int) -> dict[str, np.ndarray]:
     """Group -> (vocab_size,) int64: how often each token occurs in the group's training rows."""
     counts = {}
-    for shard in corpus.shards("train"):
-        for table in corpus.rows(shard["file"]):
-            groups = np.asarray(table["group"].to_pylist())
-            ids = table["input_ids"].combine_chunks()
-            for group in np.unique(groups):
-                values = ids.take(np.flatnonzero(groups == group)).values.to_numpy()
-                counts[group] = counts.get(group, 0) + np.bincount(values, minlength=vocab_size)
+    for group, rows in rows_by_group(corpus):
+        counts[group] = counts.get(group, 0) + np.bincount(rows.values.to_numpy(), minlength=vocab_size)
     return counts
 
 

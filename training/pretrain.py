@@ -39,7 +39,7 @@ from .model_settings import new_config
 from .pretrain_arguments import NOT_SETTINGS, ModelArguments, parse_arguments
 from .pretrainer import Pretrainer, list_checkpoints
 from .progress import use_lines
-from .runs import check_output, run_settings, start_output
+from .runs import check_output, make_output, run_settings, start_output
 from .spelling import initialise_by_spelling
 from .throughput import Meter, flops_per_token, peak_flops
 
@@ -130,6 +130,7 @@ def pretrain(argv: list[str]):
         use_low_precision_layer_norms(model)
     peak, peak_source = peak_flops(args.device, dtype)
     flops = flops_per_token(model.config, max_length, corpus_args.mlm_probability)
+    make_output(output)
     try:
         trainer = Pretrainer(
             model=model,
@@ -139,8 +140,6 @@ def pretrain(argv: list[str]):
             eval_dataset=held_out,
             processing_class=tokenizer,
         )
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output_dir.") from error
     except RuntimeError as error:
         if "installed" not in str(error):
             raise

@@ -46,23 +46,22 @@ def check_output(settings: dict, output: Path, overwrite: bool) -> str | None:
     return None
 
 
-def start_output(settings: dict, output: Path):
-    """
-    Remove what an earlier run left in the output folder, and nothing else, and record this run's settings.
+def make_output(output: Path):
+    """Make the output folder, before the Trainer does; raises UserError if it cannot be made."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output_dir.") from error
 
-    Raises:
-        UserError: if the folder cannot be written.
-    """
+
+def start_output(settings: dict, output: Path):
+    """Remove what an earlier run left in the output folder, and nothing else, and record this run's settings."""
     for path in [*output.glob("checkpoint-*"), output / "metrics.json", output / "predictions.parquet"]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / "run.json", json.dumps(settings, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output_dir.") from error
+    write_whole(output / "run.json", json.dumps(settings, indent=2) + "\n")
 
 
 def run_settings(*arguments, ignore: set[str] = frozenset()) -> dict:

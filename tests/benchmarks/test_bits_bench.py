@@ -113,13 +113,17 @@ def test_the_command(corpus, model, tmp_path, capsys):
     assert all(row["sequences"] == 4 and row["bases"] > 50 for row in result["groups"])
     assert result["parameters"] > 100_000 and result["provenance"]["versions"]
     assert "| Animal one | " in table(result) and table(result).count("\n") == 3
-    assert "Bacterium two: model " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Bacterium two: model " in printed and table(result) in printed
 
     def fails_with(message, *more):
         assert main([*words, *more]) == 2
         assert message in capsys.readouterr().err
 
     fails_with("--order must be from 0 to 12", "--order", "13")
+    fails_with("--batch_size at least 1", "--batch_size", "0")
+    fails_with("--mlm_probability 1.0: must be between", "--mlm_probability", "1.0")
+    fails_with("warp", "--device", "warp")
     fails_with("no such folder; build a corpus", "--corpus", str(tmp_path / "absent"))
     swap_two_tokens(folder)
     fails_with("was built with another tokenizer")

@@ -9,6 +9,15 @@ import pytest
 
 from dnabert2.cli import main
 
+# A network that trains in no time.
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "hidden_dropout_prob": 0.0,
+}
+
 
 def sequence(bases: int, seed: int) -> str:
     """DNA with repeats, so that there is something to learn."""

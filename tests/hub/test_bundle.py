@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import shutil
 
 import pytest
 import torch
@@ -103,4 +102,3 @@ def test_mini():
 def test_mini_is_exported(tmp_path):
     assert main(["export", "--checkpoint", "mini", "--output", str(tmp_path / "hub")]) == 0
     assert (tmp_path / "hub" / "modeling_dnabert2.py").is_file()
-    shutil.rmtree(tmp_path / "hub")

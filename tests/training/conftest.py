@@ -4,15 +4,7 @@ import json
 import os
 
 import pytest
-from corpora import corpus, genomes  # noqa: F401 (fixtures)
-
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "hidden_dropout_prob": 0.0,
-}
+from corpora import TINY, corpus, genomes  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from corpora import TINY
 from transformers import AutoModelForMaskedLM, TrainerCallback, set_seed
 
 from dnabert2 import DNABert2ForMaskedLM
@@ -109,15 +110,6 @@ def test_a_folder_that_is_none(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="cannot be loaded as a DNABERT-2 model"):
         load_masked_lm(str(tmp_path))
-
-
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "hidden_dropout_prob": 0.0,
-}  # what `pretrain_words` trains
 
 
 class StopAfterSix(TrainerCallback):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpora import swap_two_tokens
+from corpora import TINY, swap_two_tokens
 from transformers import TrainerCallback
 
 from dnabert2 import DNABert2ForMaskedLM
@@ -77,9 +77,7 @@ print(model(**tokenizer("ACGT[MASK]ACGT", return_tensors="pt")).logits.shape[-1]
 
 def test_killed_at_any_step_it_continues_bit_for_bit(corpus, tmp_path, pretrain_words, losses):
     """With dropout: its random numbers go on too."""
-    words = pretrain_words(corpus, tmp_path / "run")
-    tiny = json.loads(words[words.index("--config_overrides") + 1])
-    config = json.dumps({**tiny, "hidden_dropout_prob": 0.1})
+    config = json.dumps({**TINY, "hidden_dropout_prob": 0.1})
     run = tmp_path / "whole"
     assert main(["pretrain", *pretrain_words(corpus, run, config_overrides=config)]) == 0
     words = pretrain_words(corpus, tmp_path / "run", config_overrides=config)
