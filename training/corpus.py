@@ -77,7 +77,10 @@ class CorpusArguments:
         metadata={"help": "Accessions, species, species:accession or file names to hold out; * and ? are wild."},
     )
     held_out_share: float = field(
-        default=0.02, metadata={"help": "Share of each group's bases to hold out, if nothing else decides; 0: none."}
+        default=0.02,
+        metadata={
+            "help": "Share of each group's bases to hold out in whole records, if nothing else decides; 0: none."
+        },
     )
     shards: int | None = field(
         default=None, metadata={"help": "Training shards; by default a power of two with about 4M tokens in each."}

@@ -17,6 +17,7 @@ from ..fasta import SUFFIXES, find_fasta_files, read_fasta
 from ..tokenizer.policy import IUPAC, PolicyReport
 
 SPLITS = ("train", "validation")
+MOST_HELD_OUT = 0.25  # of a group, for the sake of a record long enough to evaluate on
 
 
 @dataclass
@@ -161,7 +162,8 @@ def hold_out(sources: list[Source], patterns: list[str], share: float) -> list[s
 
     A file's `split` in the table decides for all its records. So does a pattern that matches the accession, the
     species, both with a colon between, or the file's name. Only where neither says anything anywhere is a share of
-    each group chosen: its longest records that fit into `share` of its bases, or its shortest record.
+    each group chosen: its longest records that fit into `share` of its bases; where these are less than half of that,
+    the shortest record above it, if that is at most a quarter of the group; where none fits, the shortest.
 
     Args:
         patterns: shell-style, `chr20`, `Danio*` or `Homo sapiens:chr2?`.
@@ -199,16 +201,25 @@ def _choose(sources: list[Source], share: float):
     for source in sources:
         groups[source.group] += source.records
     for records in groups.values():
-        if len(records) < 2:
-            continue
-        left = share * sum(record.bases for record in records)
-        shortest = min(records, key=lambda record: record.bases)
-        for record in sorted(records, key=lambda record: -record.bases):
-            if record.bases <= left:
+        if len(records) > 1:
+            for record in _held_out_of(sorted(records, key=lambda record: record.bases), share):
                 record.split = "validation"
-                left -= record.bases
-        if all(record.split == "train" for record in records):
-            shortest.split = "validation"
+
+
+def _held_out_of(records: list[Record], share: float) -> list[Record]:
+    """Of a group's records, shortest first."""
+    total = sum(record.bases for record in records)
+    fitting, held = [], 0
+    for record in reversed(records):
+        if held + record.bases <= share * total:
+            fitting.append(record)
+            held += record.bases
+    # A few chromosomes and a plasmid: a whole chromosome says more of the rest than the plasmid does.
+    if held < share * total / 2:
+        larger = next((record for record in records if record.bases >= share * total), records[-1])
+        if larger.bases <= MOST_HELD_OUT * total:
+            return [larger]
+    return fitting or records[:1]
 
 
 def passes_by_group(

@@ -164,6 +164,11 @@ def test_what_is_held_out():
     assert hold_out(sources, [], 0.12) == ["b"]  # of b there is but one record
     # a: its longest record within 12 % of 115 bases; c: none fits, so its shortest.
     assert splits(sources) == [["train", "validation", "train"], ["train"], ["train", "validation"]]
+    # A worm's chromosomes and its mitochondrion, far below the share: a whole chromosome instead.
+    sources = [source("worm", 150, 152, 137, 175, 209, 177, 1), source("bacterium", 400, 2)]
+    assert hold_out(sources, [], 0.02) == []
+    assert splits(sources)[0] == ["train", "train", "validation", "train", "train", "train", "train"]
+    assert splits(sources)[1] == ["train", "validation"]  # not its only chromosome
     sources = [source("a", 1, 2), source("b", 3, split="validation"), source("c", 4, species="Danio rerio")]
     assert hold_out(sources, ["a1", "Danio*"], 0.5) == []
     assert splits(sources) == [["train", "validation"], ["validation"], ["validation"]]
