@@ -138,6 +138,17 @@ def test_another_corpus_under_the_same_name_is_noticed(corpus, tmp_path, pretrai
     assert "not the manifest of a corpus" in capsys.readouterr().err
 
 
+def test_a_damaged_shard_is_named_out_of_a_worker_too(corpus, tmp_path, pretrain_words, capfd):
+    here = tmp_path / "corpus"
+    shutil.copytree(corpus, here)
+    for path in (here / "train").glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:200])
+    words = pretrain_words(here, tmp_path / "run", eval_strategy="no", dataloader_num_workers=1)
+    assert main(["pretrain", *words]) == 2
+    [error] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert error.endswith("build or download it again.") and "train-0000" in error and "Traceback" not in error
+
+
 class StopAfter(TrainerCallback):
     def __init__(self, step, act=lambda model: None):
         self.step, self.act = step, act
