@@ -24,6 +24,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..errors import UserError
 from .corpus_shards import FORMAT, ROW_GROUP
 from .masking import MaskingPolicy, mask_tokens
+from .orientation import cut_into_pieces, piece_length
 
 MOST_LANES = 64
 
@@ -155,6 +156,7 @@ class PretrainingStream(IterableDataset):
         rank, world_size: which process of how many.
         first_step: the step to start with, counted from 0.
         last_step: the stream ends before this step; None for a stream without end.
+        short_steps: so many steps come as pieces of their sequences, see `orientation.py`.
     """
 
     corpus: Corpus
@@ -169,6 +171,7 @@ class PretrainingStream(IterableDataset):
     first_step: int = 0
     last_step: int | None = None
     split: str = "train"
+    short_steps: int = 0
     lanes: list[Lane] = field(init=False)
 
     def __post_init__(self):
@@ -196,10 +199,14 @@ class PretrainingStream(IterableDataset):
 
     def _micro_batches(self):
         steps = None if self.last_step is None else max(self.last_step - self.first_step, 0)
-        for inputs, labels, _ in islice(self._steps(self.first_step), steps):
+        for step, (inputs, labels, _) in enumerate(islice(self._steps(self.first_step), steps), self.first_step):
+            length = piece_length(step, self.short_steps, self.max_length)
             for start in range(0, len(inputs), self.micro_batch):
-                end = start + self.micro_batch
-                yield {"input_ids": torch.from_numpy(inputs[start:end]), "labels": torch.from_numpy(labels[start:end])}
+                batch = inputs[start : start + self.micro_batch], labels[start : start + self.micro_batch]
+                if length < self.max_length:
+                    ends = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.pad_token_id
+                    batch = cut_into_pieces(*batch, length, *ends)
+                yield dict(zip(("input_ids", "labels"), map(torch.from_numpy, batch), strict=True))
 
     def _own_lanes(self) -> list[Lane]:
         # With a number of processes that the lanes cannot be dealt to, each reads all and takes its slice of a step.

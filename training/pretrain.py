@@ -38,6 +38,7 @@ from .masking import MaskingPolicy
 from .model_settings import new_config
 from .pretrain_arguments import NOT_SETTINGS, ModelArguments, parse_arguments
 from .pretrainer import Pretrainer, list_checkpoints
+from .processes import leave
 from .progress import use_lines
 from .runs import check_output, make_output, run_settings, start_output
 from .spelling import initialise_by_spelling
@@ -112,6 +113,7 @@ def pretrain(argv: list[str]):
         args.seed if args.data_seed is None else args.data_seed,
         args.process_index,
         args.world_size,
+        short_steps=corpus_args.short_steps,
     )
     args.gradient_accumulation_steps = stream.accumulation_steps
     # The stream finds its place by itself; a loss that is not finite must be seen, not filtered.
@@ -137,6 +139,7 @@ def pretrain(argv: list[str]):
             args=args,
             stream=stream,
             meter=Meter(flops, peak, args.world_size),
+            neighbour_weight=corpus_args.neighbour_weight,
             eval_dataset=held_out,
             processing_class=tokenizer,
         )
@@ -219,4 +222,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

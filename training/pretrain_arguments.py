@@ -67,6 +67,13 @@ class CorpusOptions:
         metadata={"help": "Tokens of a sequence with [CLS] and [SEP]; by default a window and these two."},
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to predict."})
+    neighbour_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of a second loss: masked tokens also name their neighbours (orientation.py)."},
+    )
+    short_steps: int = field(
+        default=0, metadata={"help": "So many steps begin on pieces of sequences, an eighth as long and growing."}
+    )
     global_batch_size: int = field(default=4096, metadata={"help": "Sequences of a step, over all processes."})
     eval_sequences: int = field(default=256, metadata={"help": "Held-out sequences of each group to evaluate on."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --output_dir."})
@@ -121,6 +128,10 @@ def parse_arguments(
         raise UserError(f"--max_steps {args.max_steps}: must be an integer of at least 1.")
     if not 0 < corpus_args.mlm_probability < 1:
         raise UserError(f"--mlm_probability {corpus_args.mlm_probability}: must be between 0 and 1.")
+    if corpus_args.neighbour_weight < 0 or corpus_args.short_steps < 0:
+        raise UserError("--neighbour_weight and --short_steps must be at least 0.")
+    if corpus_args.neighbour_weight and args.fsdp:
+        raise UserError("--neighbour_weight needs whole word embeddings, which --fsdp shards; leave out one of them.")
     if args.gradient_accumulation_steps != 1:
         raise UserError("--gradient_accumulation_steps follows from --global_batch_size; leave it out.")
     if args.save_strategy == "steps" and (args.save_steps < 1 or args.save_steps % args.logging_steps):

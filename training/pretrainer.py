@@ -12,9 +12,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..atomic import write_whole
+from ..bert_layers.losses import IGNORE_INDEX
 from ..errors import RunFailed, UserError
 from .corpus_stream import PretrainingStream
 from .evaluation import HeldOut, score_held_out
+from .orientation import NeighbourLoss
 from .throughput import Meter
 
 PARTIAL = ".partial-checkpoint"
@@ -26,12 +28,23 @@ class Pretrainer(Trainer):
     Args:
         stream: this process's micro-batches, starting at the step to continue from.
         meter: counts tokens and time.
+        neighbour_weight: of `orientation.NeighbourLoss`, which is added to the masked tokens' own.
 
     A loss or weight that is not finite raises RunFailed, before anything is saved.
     """
 
-    def __init__(self, *, stream: PretrainingStream, meter: Meter, eval_dataset: HeldOut | None, **kwargs):
+    def __init__(
+        self,
+        *,
+        stream: PretrainingStream,
+        meter: Meter,
+        eval_dataset: HeldOut | None,
+        neighbour_weight: float = 0.0,
+        **kwargs,
+    ):
         super().__init__(train_dataset=stream, eval_dataset=eval_dataset, **kwargs)
+        self.neighbour_weight, self.neighbour_losses = neighbour_weight, []
+        self.neighbour_loss = NeighbourLoss(self.model.config.hidden_size) if neighbour_weight else None
         self.stream, self.meter = stream, meter
         self.micro_step, self.partial = 0, None
         self.add_callback(FiniteGradients())
@@ -73,9 +86,26 @@ class Pretrainer(Trainer):
         self.micro_step = 0
         return samples, items
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        """With the head on the masked positions alone."""
-        return super().compute_loss(model, {**inputs, "labelled_only": True}, *args, **kwargs)
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """With the head on the masked positions alone, and the neighbours' loss if it has a weight."""
+        inputs = {**inputs, "labelled_only": True}
+        if self.neighbour_loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["output_hidden_states"] = True
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        embeddings = self.accelerator.unwrap_model(model).get_input_embeddings().weight
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        with self.accelerator.autocast():
+            neighbours = self.neighbour_loss(outputs["hidden_states"][-1], embeddings, ids, labels)
+        masked = (labels != IGNORE_INDEX).sum().clamp(min=1)
+        self.neighbour_losses.append(neighbours.detach() / masked)
+        # Scaled as the Trainer scales its own, so that accumulation and processes do not matter.
+        items = masked if num_items_in_batch is None else num_items_in_batch
+        share = neighbours / items
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            share = share * self.accelerator.num_processes
+        loss = loss + self.neighbour_weight * share
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args, **kwargs):
         """One micro-batch, forward and backward."""
@@ -119,9 +149,12 @@ class Pretrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], *args, **kwargs):
-        """Adds tokens/s and MFU to what is logged of training."""
+        """Adds tokens/s, MFU and the neighbours' share of the loss to what is logged of training."""
         if "loss" in logs:
             logs = {**logs, **self.meter.read()}
+            if self.neighbour_losses:
+                logs["neighbour_loss"] = float(torch.stack(self.neighbour_losses).mean())
+                self.neighbour_losses.clear()
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):

@@ -8,9 +8,10 @@ from .curves import SUFFIX
 def log_line(logs: dict, step: int, max_steps: int) -> str | None:
     """One line for a Trainer's log entry, or None for an entry that only ends a run."""
     if "loss" in logs:
+        neighbours = f" ({logs['neighbour_loss']:.3f} of neighbours)" if "neighbour_loss" in logs else ""
         return (
-            f"step {step:,} of {max_steps:,}: loss {logs['loss']:.4f}, learning rate {logs['learning_rate']:.3g}, "
-            f"{logs['tokens_per_second']:,.0f} tokens/s, MFU {100 * logs['mfu']:.1f} %"
+            f"step {step:,} of {max_steps:,}: loss {logs['loss']:.4f}{neighbours}, "
+            f"learning rate {logs['learning_rate']:.3g}, {logs['tokens_per_second']:,.0f} tokens/s, MFU {100 * logs['mfu']:.1f} %"
         )
     if "eval_loss" not in logs:
         return None

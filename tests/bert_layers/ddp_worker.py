@@ -1,6 +1,5 @@
 """Started twice by `test_triton_backend.py`, through torchrun: saves the gradients that DDP leaves in process 0."""
 
-import os
 import sys
 
 import torch
@@ -8,6 +7,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dnabert2 import DNABert2Config, DNABert2ForMaskedLM
+from dnabert2.training.processes import leave
 
 
 def main():
@@ -26,8 +26,7 @@ def main():
     if rank == 0:
         torch.save({name: parameter.grad.cpu() for name, parameter in model.named_parameters()}, output_file)
     dist.barrier()
-    # Not through destructors: the process group's joins a thread of gloo that may be waiting for the GIL (torch 2.13).
-    os._exit(0)
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Started twice by `test_pretrain_parallel.py`: pretrain with FSDP on CPUs, where accelerate does not offer it."""
 
-import sys
-
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from dnabert2.training import pretrain
 from dnabert2.training.pretrainer import Pretrainer
+from dnabert2.training.processes import leave
 
 
 class ShardedPretrainer(Pretrainer):
@@ -31,4 +30,4 @@ class ShardedPretrainer(Pretrainer):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     pretrain.Pretrainer, pretrain.refuse_sharding_on_cpu = ShardedPretrainer, lambda args: None
-    sys.exit(pretrain.main())
+    leave(pretrain.main())
