@@ -42,7 +42,10 @@ mini: env
 	$(BIN)/dnabert2 build-corpus --config training/recipes/mini-corpus.json --input $(GENOMES)
 	test -f runs/mini/metrics.json || \
 	  $(BIN)/dnabert2 pretrain --config training/recipes/mini.json --corpus runs/mini-corpus --output_dir runs/mini
-	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini
+	test -f runs/mini-continued/metrics.json || \
+	  $(BIN)/dnabert2 pretrain --config training/recipes/mini-continued.json --corpus runs/mini-corpus \
+	    --output_dir runs/mini-continued
+	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini-continued
 	$(BIN)/dnabert2 bench bits --model mini --corpus runs/mini-corpus --output benchmarks/results/bits.json
 	$(BIN)/python -m dnabert2.benchmarks.tables
 

@@ -198,19 +198,8 @@ def demo(result: dict) -> str:
 
 
 def pretraining(result: dict) -> str:
-    """Markdown for the record of a pretraining run that `hub.bundle` wrote."""
-    recipe, scores = result["recipe"], result["evaluation"]
-    tokens = result["steps"] * recipe["global_batch_size"] * recipe["max_length"]
-    row = [
-        f"{result['parameters']:,}",
-        f"{result['steps']:,} x {recipe['global_batch_size']}",
-        f"{tokens / 1e6:.1f}M",
-        f"{result['tokens_per_second_median']:,.0f}",
-        f"{tokens / result['tokens_per_second_median'] / 3600:.1f}",
-        f"{scores['loss']:.3f}",
-        f"{100 * scores['accuracy']:.2f}",
-        f"{scores['bits_per_base']:.3f}",
-    ]
+    """Markdown for the record of a pretraining run that `hub.bundle` wrote, after the run that it went on from."""
+    rows = [_pretraining_row(run) for run in (result.get("before"), result) if run]
     titles = [
         "parameters",
         "steps x sequences",
@@ -220,7 +209,22 @@ def pretraining(result: dict) -> str:
         "held-out loss",
         "accuracy, %",
     ]
-    return _markdown([*titles, "bits per base"], "r" * len(row), [row])
+    return _markdown([*titles, "bits per base"], "r" * len(rows[0]), rows)
+
+
+def _pretraining_row(run: dict) -> list[str]:
+    recipe, scores = run["recipe"], run["evaluation"]
+    tokens = run["steps"] * recipe["global_batch_size"] * recipe["max_length"]
+    return [
+        f"{run['parameters']:,}",
+        f"{run['steps']:,} x {recipe['global_batch_size']}",
+        f"{tokens / 1e6:.1f}M",
+        f"{run['tokens_per_second_median']:,.0f}",
+        f"{tokens / run['tokens_per_second_median'] / 3600:.1f}",
+        f"{scores['loss']:.3f}",
+        f"{100 * scores['accuracy']:.2f}",
+        f"{scores['bits_per_base']:.3f}",
+    ]
 
 
 def bits(result: dict) -> str:

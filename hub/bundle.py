@@ -27,6 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 # Of a run's settings, what the recipe decides; the rest are transformers' defaults.
 RECIPE = (
     *("config_overrides", "initial_embeddings", "model_name_or_path", "max_length", "mlm_probability"),
+    *("neighbour_weight", "short_steps", "torch_compile"),
     *("global_batch_size", "max_steps", "warmup_steps", "lr_scheduler_type", "learning_rate", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "low_precision_layer_norm", "seed"),
 )
@@ -67,7 +68,7 @@ def bundle(run: Path, folder: Path, results: Path) -> dict:
             shutil.move(folder, Path(scratch) / "replaced")
         shutil.move(build, folder)
     record = {
-        "recipe": {name: settings[name] for name in RECIPE if settings.get(name) is not None},
+        **_describe(settings, metrics),
         "corpus": {
             "settings": {k: v for k, v in corpus["settings"].items() if k not in ("input", "tokenizer")},
             "passes": corpus["passes"],
@@ -75,11 +76,19 @@ def bundle(run: Path, folder: Path, results: Path) -> dict:
                 split: {k: v for k, v in counts.items() if k != "shards"} for split, counts in corpus["splits"].items()
             },
         },
-        **{key: value for key, value in metrics.items() if key != "checkpoints"},
     }
+    before = Path(settings.get("model_name_or_path") or run)
+    if before != run and (before / "metrics.json").is_file():  # a run that this one went on from
+        record["before"] = _describe(_read(before / "run.json"), _read(before / "metrics.json"))
     write_whole(results / "pretrain-mini.json", json.dumps(record, indent=1) + "\n")
     shutil.copyfile(run / "curve.png", results / "pretrain-mini.png")
     return record
+
+
+def _describe(settings: dict, metrics: dict) -> dict:
+    recipe = {name: settings[name] for name in RECIPE if settings.get(name) not in (None, False)}
+    found = {"recipe": recipe, "corpus_sha256": settings.get("corpus_sha256")}
+    return found | {key: value for key, value in metrics.items() if key != "checkpoints"}
 
 
 def _read(path: Path) -> dict:

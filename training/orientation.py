@@ -7,7 +7,7 @@ of two places, is a long way for what masked tokens alone pay for it: a network 
 after 18 million tokens (docs/log.md, 2026-11-25). Two things help it there, neither of which changes the network:
 
 - `NeighbourLoss`: the state of each masked token also has to name the token to its left and the one to its right.
-- `cut_into_pieces`: training begins on pieces of windows, in which places are easy to tell, that grow to whole windows.
+- `cut_into_pieces`: training begins on pieces of sequences, in which places are easy to tell, and the pieces grow.
 
 Far from both ends of a sequence much longer than those of training the sides are lost again, in any such network.
 """

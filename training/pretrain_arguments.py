@@ -130,8 +130,6 @@ def parse_arguments(
         raise UserError(f"--mlm_probability {corpus_args.mlm_probability}: must be between 0 and 1.")
     if corpus_args.neighbour_weight < 0 or corpus_args.short_steps < 0:
         raise UserError("--neighbour_weight and --short_steps must be at least 0.")
-    if corpus_args.neighbour_weight and args.fsdp:
-        raise UserError("--neighbour_weight needs whole word embeddings, which --fsdp shards; leave out one of them.")
     if args.gradient_accumulation_steps != 1:
         raise UserError("--gradient_accumulation_steps follows from --global_batch_size; leave it out.")
     if args.save_strategy == "steps" and (args.save_steps < 1 or args.save_steps % args.logging_steps):

@@ -93,7 +93,14 @@ class Pretrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs["output_hidden_states"] = True
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        embeddings = self.accelerator.unwrap_model(model).get_input_embeddings().weight
+        embeddings = self.accelerator.unwrap_model(model).get_input_embeddings().weight.detach()
+        if hasattr(embeddings, "full_tensor"):  # sharded
+            embeddings = embeddings.full_tensor()
+        if embeddings.dim() != 2:
+            raise UserError(
+                "--neighbour_weight needs the word embeddings, which version 1 of --fsdp flattens; leave it out, or "
+                "set fsdp_version to 2 in --fsdp_config."
+            )
         ids, labels = inputs["input_ids"], inputs["labels"]
         with self.accelerator.autocast():
             neighbours = self.neighbour_loss(outputs["hidden_states"][-1], embeddings, ids, labels)

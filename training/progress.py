@@ -11,7 +11,8 @@ def log_line(logs: dict, step: int, max_steps: int) -> str | None:
         neighbours = f" ({logs['neighbour_loss']:.3f} of neighbours)" if "neighbour_loss" in logs else ""
         return (
             f"step {step:,} of {max_steps:,}: loss {logs['loss']:.4f}{neighbours}, "
-            f"learning rate {logs['learning_rate']:.3g}, {logs['tokens_per_second']:,.0f} tokens/s, MFU {100 * logs['mfu']:.1f} %"
+            f"learning rate {logs['learning_rate']:.3g}, {logs['tokens_per_second']:,.0f} tokens/s, "
+            f"MFU {100 * logs['mfu']:.1f} %"
         )
     if "eval_loss" not in logs:
         return None

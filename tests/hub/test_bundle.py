@@ -57,9 +57,18 @@ def test_a_run_becomes_the_bundled_checkpoint(run, tmp_path, capsys):
     assert record["corpus"]["settings"] == {"seed": 0} and "shards" not in record["corpus"]["splits"]["train"]
     assert record["steps"] == 7 and "checkpoints" not in record
     assert (results / "pretrain-mini.png").read_bytes() == b"PNG"
-    # Again, over the one that is there.
+    assert "before" not in record
+    # Again, over the one that is there, as if the run had gone on from another.
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "metrics.json").write_text(json.dumps({"steps": 5, "checkpoints": []}))
+    first = {"max_steps": 5, "corpus_sha256": "abc", "seed": 1, "torch_compile": False, "output_dir": "first"}
+    (tmp_path / "first" / "run.json").write_text(json.dumps(first))
+    settings = json.loads((run / "run.json").read_text()) | {"model_name_or_path": str(tmp_path / "first")}
+    (run / "run.json").write_text(json.dumps(settings))
     assert bundle.main(words) == 0
     assert sorted(path.name for path in output.parent.iterdir()) == ["mini"]
+    before = json.loads((results / "pretrain-mini.json").read_text())["before"]
+    assert before == {"recipe": {"max_steps": 5, "seed": 1}, "corpus_sha256": "abc", "steps": 5}
     (run / "metrics.json").unlink()
     assert bundle.main(words) == 2
     assert "give the folder of a finished pretrain run" in capsys.readouterr().err

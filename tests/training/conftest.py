@@ -25,6 +25,8 @@ def pretrain_words():
             "corpus": folder,
             "output_dir": output,
             "max_length": 32,
+            "short_steps": 3,
+            "neighbour_weight": 0.3,
             "learning_rate": 5e-3,
             "warmup_steps": 2,
             "max_steps": 12,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import islice
 
 import hub_server
 import numpy as np
@@ -115,6 +116,23 @@ def test_padding_and_cropping(tokenizer):
     ids = pad_windows(windows, tokenizer, 8)
     assert ids.tolist() == [[1, 10, 11, 12, 2, 3, 3, 3], [1, 20, 21, 22, 23, 24, 25, 2]]
     assert pad_windows(windows, tokenizer, 8, np.array([0.9, 0.999]))[1].tolist() == [1, 34, 35, 36, 37, 38, 39, 2]
+
+
+def test_short_steps_cut_the_same_sequences(stream):
+    """The very tokens and masks of whole sequences, in the same order; from any step on, and whole after them."""
+
+    def ordinary(batch):
+        ids, labels = batch["input_ids"], batch["labels"]
+        kept = ids > 3  # neither [CLS], [SEP] nor padding
+        return ids[kept].tolist(), labels[kept].tolist()
+
+    whole, short = (list(islice(iter(s), 24)) for s in (stream(), stream(short_steps=3)))
+    assert [ordinary(batch) for batch in short] == [ordinary(batch) for batch in whole]
+    assert [batch["input_ids"].shape[1] for batch in short] == [n for n in (8, 8, 12, 32) for _ in range(6)]
+    assert [len(batch["input_ids"]) for batch in short[18:]] == [4] * 6
+    later = list(islice(iter(stream(short_steps=3, first_step=2)), 12))
+    for found, expected in zip(later, short[12:], strict=True):
+        assert torch.equal(found["input_ids"], expected["input_ids"])
 
 
 def test_what_cannot_be_dealt_out_is_refused(stream, tmp_path):

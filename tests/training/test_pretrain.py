@@ -304,7 +304,7 @@ def test_the_published_recipe():
             words = ["--config", str(path), "--corpus", "c", "--output_dir", "o", "--use_cpu", "true"]
             model_args, corpus_args, args = pretrain_module.parse_arguments(words)
             assert args.max_steps == settings["max_steps"] and args.save_steps % args.logging_steps == 0
-            assert model_args.config_overrides == settings["config_overrides"]
+            assert model_args.config_overrides == settings.get("config_overrides")
             assert corpus_args.global_batch_size % args.per_device_train_batch_size == 0
 
 
@@ -334,6 +334,7 @@ def test_bad_input(run, corpus, tmp_path, pretrain_words, capsys):
     fails_with("--global_batch_size 0: must be at least 1", global_batch_size=0)
     fails_with("--max_length 2: must be at least 3", max_length=2)
     fails_with("--seed -1: must be at least 0", seed=-1)
+    fails_with("--neighbour_weight and --short_steps must be at least 0", short_steps=-1)
     fails_with("--attn_implementation nonsense", attn_implementation="nonsense")
     fails_with("cannot be written", output_dir=run / "config.json" / "below")
     recipe = tmp_path / "recipe.json"
