@@ -43,7 +43,8 @@ class Pretrainer(Trainer):
         **kwargs,
     ):
         super().__init__(train_dataset=stream, eval_dataset=eval_dataset, **kwargs)
-        self.neighbour_weight, self.neighbour_losses = neighbour_weight, []
+        self.neighbour_weight = neighbour_weight
+        self.neighbour_sums = []  # since the last line of the log: of each micro-batch nats and masked tokens
         self.neighbour_loss = NeighbourLoss(self.model.config.hidden_size) if neighbour_weight else None
         self.stream, self.meter = stream, meter
         self.micro_step, self.partial = 0, None
@@ -104,10 +105,10 @@ class Pretrainer(Trainer):
         ids, labels = inputs["input_ids"], inputs["labels"]
         with self.accelerator.autocast():
             neighbours = self.neighbour_loss(outputs["hidden_states"][-1], embeddings, ids, labels)
-        masked = (labels != IGNORE_INDEX).sum().clamp(min=1)
-        self.neighbour_losses.append(neighbours.detach() / masked)
+        masked = (labels != IGNORE_INDEX).sum()
+        self.neighbour_sums.append(torch.stack([neighbours.detach(), masked.float()]))
         # Scaled as the Trainer scales its own, so that accumulation and processes do not matter.
-        items = masked if num_items_in_batch is None else num_items_in_batch
+        items = masked.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         share = neighbours / items
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             share = share * self.accelerator.num_processes
@@ -159,9 +160,10 @@ class Pretrainer(Trainer):
         """Adds tokens/s, MFU and the neighbours' share of the loss to what is logged of training."""
         if "loss" in logs:
             logs = {**logs, **self.meter.read()}
-            if self.neighbour_losses:
-                logs["neighbour_loss"] = float(torch.stack(self.neighbour_losses).mean())
-                self.neighbour_losses.clear()
+            if self.neighbour_sums:
+                nats, masked = self.accelerator.reduce(torch.stack(self.neighbour_sums).sum(dim=0))
+                logs["neighbour_loss"] = float(nats / masked.clamp(min=1))
+                self.neighbour_sums.clear()
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):

@@ -51,7 +51,7 @@ def losses():
 
     def of(output) -> list[dict]:
         history = json.loads((output / "metrics.json").read_text())["history"]
-        kept = ("step", "loss", "grad_norm", "learning_rate")
+        kept = ("step", "loss", "neighbour_loss", "grad_norm", "learning_rate")
         wanted = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
         return [{k: v for k, v in entry.items() if k in kept or k.startswith("eval_")} for entry in wanted]
 

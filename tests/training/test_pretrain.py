@@ -42,6 +42,8 @@ def test_what_a_run_leaves(run, losses):
     assert [entry["step"] for entry in logged if "eval_loss" in entry] == [6, 12]
     scores = [entry["eval_loss"] for entry in logged if "eval_loss" in entry]
     assert scores[1] < scores[0] - 0.1 < logged[0]["loss"] - 0.1  # it learns
+    named = [entry["neighbour_loss"] for entry in logged if "loss" in entry]
+    assert 0 < sum(named[6:]) / 6 < sum(named[:3]) / 3 - 0.3
     assert metrics["evaluation"]["Animal_one_bits_per_base"] > 0
     assert metrics["checkpoints"] == ["checkpoint-8", "checkpoint-12"]
     rates = [entry["tokens_per_second"] for entry in metrics["history"] if "loss" in entry]
