@@ -198,8 +198,11 @@ def demo(result: dict) -> str:
 
 
 def pretraining(result: dict) -> str:
-    """Markdown for the record of a pretraining run that `hub.bundle` wrote, after the run that it went on from."""
-    rows = [_pretraining_row(run) for run in (result.get("before"), result) if run]
+    """Markdown for the record of a pretraining run that `hub.bundle` wrote, below the runs that it went on from."""
+    rows, run = [], result
+    while run:
+        rows.insert(0, _pretraining_row(run))
+        run = run.get("before")
     titles = [
         "parameters",
         "steps x sequences",

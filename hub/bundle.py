@@ -68,7 +68,7 @@ def bundle(run: Path, folder: Path, results: Path) -> dict:
             shutil.move(folder, Path(scratch) / "replaced")
         shutil.move(build, folder)
     record = {
-        **_describe(settings, metrics),
+        **_describe(run),
         "corpus": {
             "settings": {k: v for k, v in corpus["settings"].items() if k not in ("input", "tokenizer")},
             "passes": corpus["passes"],
@@ -77,18 +77,21 @@ def bundle(run: Path, folder: Path, results: Path) -> dict:
             },
         },
     }
-    before = Path(settings.get("model_name_or_path") or run)
-    if before != run and (before / "metrics.json").is_file():  # a run that this one went on from
-        record["before"] = _describe(_read(before / "run.json"), _read(before / "metrics.json"))
     write_whole(results / "pretrain-mini.json", json.dumps(record, indent=1) + "\n")
     shutil.copyfile(run / "curve.png", results / "pretrain-mini.png")
     return record
 
 
-def _describe(settings: dict, metrics: dict) -> dict:
+def _describe(run: Path) -> dict:
+    """What a run was and, as `before`, the run that it went on from, if that is at hand."""
+    settings, metrics = _read(run / "run.json"), _read(run / "metrics.json")
     recipe = {name: settings[name] for name in RECIPE if settings.get(name) not in (None, False)}
-    found = {"recipe": recipe, "corpus_sha256": settings.get("corpus_sha256")}
-    return found | {key: value for key, value in metrics.items() if key != "checkpoints"}
+    record = {"recipe": recipe, "corpus_sha256": settings.get("corpus_sha256")}
+    record |= {key: value for key, value in metrics.items() if key != "checkpoints"}
+    before = Path(settings.get("model_name_or_path") or run)
+    if before != run and (before / "metrics.json").is_file():
+        record["before"] = _describe(before)
+    return record
 
 
 def _read(path: Path) -> dict:

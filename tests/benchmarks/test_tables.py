@@ -234,3 +234,15 @@ def test_an_encoder_result_with_training_steps_says_so():
     rows = [MEASURED | {"direction": direction} for direction in ("forward", "training")]
     shown = tables.encoder(ENCODER | {"results": rows, "goals": [GOAL]})
     assert "| training | 1x512 | sdpa:float32 | 1,234 | 1.26 | 3 |" in shown and "| 412 |" in shown
+
+
+def test_a_pretraining_run_stands_below_those_it_went_on_from():
+    def run(steps, **more):
+        scores = {"loss": 6.5, "accuracy": 0.02, "bits_per_base": 1.9}
+        recipe = {"global_batch_size": 64, "max_length": 128}
+        known = {"steps": steps, "recipe": recipe, "evaluation": scores, "parameters": 1000}
+        return known | {"tokens_per_second_median": 8192.0} | more
+
+    lines = tables.pretraining(run(300, before=run(200, before=run(100)))).strip().splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["100 x 64", "200 x 64", "300 x 64"]
+    assert lines[2].split("|")[3:6] == [" 0.8M ", " 8,192 ", " 0.0 "]
