@@ -40,11 +40,11 @@ demo: env
 mini: env
 	@test -n "$(GENOMES)" || { echo "GENOMES is missing: make mini GENOMES=folder-of-fasta"; exit 2; }
 	$(BIN)/dnabert2 build-corpus --config training/recipes/mini-corpus.json --input $(GENOMES)
-	for part in mini mini-continued mini-finished; do \
+	for part in mini mini-continued; do \
 	  test -f runs/$$part/metrics.json || $(BIN)/dnabert2 pretrain --config training/recipes/$$part.json \
 	    --corpus runs/mini-corpus --output_dir runs/$$part || exit; \
 	done
-	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini-finished
+	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini-continued
 	$(BIN)/dnabert2 bench bits --model mini --corpus runs/mini-corpus --output benchmarks/results/bits.json
 	$(BIN)/python -m dnabert2.benchmarks.tables
 

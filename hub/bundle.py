@@ -26,8 +26,8 @@ MOST_PARAMETERS, MOST_BYTES = 16_000_000, 40_000_000
 RESULTS = ROOT / "benchmarks" / "results"
 # Of a run's settings, what the recipe decides; the rest are transformers' defaults.
 RECIPE = (
-    *("config_overrides", "initial_embeddings", "model_name_or_path", "max_length", "mlm_probability"),
-    *("neighbour_weight", "short_steps", "torch_compile"),
+    *("config_overrides", "initial_embeddings", "model_name_or_path", "hidden_dropout_prob"),
+    *("max_length", "mlm_probability", "neighbour_weight", "short_steps", "torch_compile"),
     *("global_batch_size", "max_steps", "warmup_steps", "lr_scheduler_type", "learning_rate", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "low_precision_layer_norm", "seed"),
 )

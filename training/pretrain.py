@@ -53,17 +53,21 @@ def build_model(args: ModelArguments, tokenizer) -> DNABert2ForMaskedLM | Learne
         UserError: if it cannot be built, or if a checkpoint was trained with another tokenizer than the corpus.
     """
     backend = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    dropout = {} if args.hidden_dropout_prob is None else {"hidden_dropout_prob": args.hidden_dropout_prob}
     try:
         if args.model_name_or_path is None:
             model_class = DNABert2ForMaskedLM if args.learned_positions is None else LearnedPositionsForMaskedLM
             config = new_config(model_class.config_class, args.config_overrides, vocab_size=len(tokenizer))
             if args.learned_positions is not None:
                 config.max_position_embeddings = args.learned_positions
+            config.update(dropout)
             model = model_class._from_config(config, dtype=torch.float32, **backend)
             if args.initial_embeddings == "spelling":
                 initialise_by_spelling(model, tokenizer)
         else:
-            model = load_model("DNABert2ForMaskedLM", args.model_name_or_path, dtype=torch.float32, **backend)
+            model = load_model(
+                "DNABert2ForMaskedLM", args.model_name_or_path, dtype=torch.float32, **backend, **dropout
+            )
     except (ImportError, ValueError) as error:
         raise UserError(f"--attn_implementation {args.attn_implementation}: {error}") from error
     if len(tokenizer) > model.config.vocab_size:
@@ -152,8 +156,9 @@ def pretrain(argv: list[str]):
         source = model_args.model_name_or_path or "new, random weights"
         parameters = sum(p.numel() for p in model.parameters())
         print(
-            f"{parameters:,} parameters from {source}; {args.max_steps:,} steps of {corpus_args.global_batch_size:,} "
-            f"sequences of at most {max_length} tokens in {args.world_size} x {stream.accumulation_steps} "
+            f"{parameters:,} parameters from {source}, dropout {model.config.hidden_dropout_prob:g}; "
+            f"{args.max_steps:,} steps of {corpus_args.global_batch_size:,} sequences of at most {max_length} tokens "
+            f"in {args.world_size} x {stream.accumulation_steps} "
             f"micro-batches; MFU is of {peak / 1e12:.4g} TFLOP/s ({peak_source})."
         )
         print(f"continuing from {checkpoint}" if checkpoint else f"starting in {output}", flush=True)

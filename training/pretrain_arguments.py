@@ -42,6 +42,9 @@ class ModelArguments:
             "choices": ["random", "spelling"],
         },
     )
+    hidden_dropout_prob: float | None = field(
+        default=None, metadata={"help": "Dropout while pretraining; by default what the configuration says."}
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention backend; by default the fastest that works here."}
     )
@@ -120,6 +123,8 @@ def parse_arguments(
         raise UserError("--initial_embeddings spelling is for training from scratch; leave it out.")
     if model_args.learned_positions is not None and model_args.model_name_or_path is not None:
         raise UserError("--learned_positions trains a baseline from scratch: give --config_overrides, no model.")
+    if model_args.hidden_dropout_prob is not None and not 0 <= model_args.hidden_dropout_prob < 1:
+        raise UserError(f"--hidden_dropout_prob {model_args.hidden_dropout_prob}: must be at least 0 and below 1.")
     if corpus_args.corpus is None:
         raise UserError("--corpus is missing: the folder that build-corpus wrote, or a Hub dataset like it.")
     if args.output_dir is None:

@@ -263,6 +263,23 @@ def test_going_on_with_a_checkpoint(run, corpus, tmp_path, pretrain_words, losse
         assert scores[0]["eval_loss"] == pytest.approx(losses(run)[-1]["eval_loss"], rel=1e-5)
 
 
+def test_dropout(run, corpus):
+    """By default what the configuration says, of a new network and of a checkpoint; the option goes before both."""
+    tokenizer = load_tokenizer(run)
+    for source in (
+        {"model_name_or_path": str(run)},
+        {"config_overrides": TINY},
+        {"config_overrides": TINY, "learned_positions": 40},
+    ):
+        usual = pretrain_module.build_model(pretrain_module.ModelArguments(**source), tokenizer)
+        assert usual.config.hidden_dropout_prob == TINY.get("hidden_dropout_prob", 0.1) != 0.3
+        model = pretrain_module.build_model(
+            pretrain_module.ModelArguments(hidden_dropout_prob=0.3, **source), tokenizer
+        )
+        rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+        assert model.config.hidden_dropout_prob == 0.3 and 0.3 in rates and rates <= {0.0, 0.3}
+
+
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
@@ -320,6 +337,7 @@ def test_bad_input(run, corpus, tmp_path, pretrain_words, capsys):
         assert not (output / "run.json").exists()
 
     fails_with("give either --model_name_or_path", model_name_or_path=run)
+    fails_with("--hidden_dropout_prob 1.0: must be", hidden_dropout_prob=1)
     fails_with("no such folder; build a corpus", corpus=tmp_path / "absent")
     fails_with("no multiple of 1 processes times --per_device_train_batch_size 3", per_device_train_batch_size=3)
     fails_with("--save_steps 4 must be a multiple of --logging_steps 3", logging_steps=3)
