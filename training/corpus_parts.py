@@ -131,7 +131,9 @@ def write_part(path: Path, chunks: list[Chunk], policy: PartPolicy):
         # Each row group's shard, in the file's own metadata.
         schema = SCHEMA.with_metadata({"shards": json.dumps(numbers.tolist())})
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for begin, end in zip(firsts, [*firsts[1:], len(shard)], strict=True):
+            for begin, end in zip(
+                firsts, [*firsts, len(shard)][1:], strict=True
+            ):  # none, where all chunks were left out
                 writer.write_table(table.slice(begin, end - begin), row_group_size=max(int(end - begin), 1))
 
 

@@ -211,6 +211,18 @@ def test_passes_show_in_the_corpus(corpus):
     assert 0.8 < groups["Bacterium two"]["bases"] / 40_000 < 3.1
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fraction_of_a_pass_leaves_chunks_out(genomes, build, tmp_path, seed):
+    """Whole parts as well: here every chunk is one, and each comes with odds of a quarter or so."""
+    assert build([genomes], passes=0.25, balance=1, part_bases=1, seed=seed, held_out=["chr3"]) == 0
+    rows = rows_of(tmp_path / "corpus")
+    taken = {(row["species"], row["accession"]) for row in rows}
+    assert len(taken) < len(chromosomes(genomes)) - 1
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
+    assert manifest["splits"]["train"]["rows"] == len(rows)
+    assert len(rows_of(tmp_path / "corpus", "validation")) == manifest["splits"]["validation"]["rows"] > 0
+
+
 def test_the_same_corpus_whatever_the_processes(genomes, corpus, tmp_path):
     for workers in (1, 2):
         words = ["--input", genomes, "--output", tmp_path / str(workers), "--workers", workers, "--part_bases", 20_000]
