@@ -39,12 +39,15 @@ demo: env
 # Trains the bundled checkpoint anew, from genomes to the README's tables: hours on a CPU, and it resumes.
 mini: env
 	@test -n "$(GENOMES)" || { echo "GENOMES is missing: make mini GENOMES=folder-of-fasta"; exit 2; }
-	$(BIN)/dnabert2 build-corpus --config training/recipes/mini-corpus.json --input $(GENOMES)
-	for part in mini mini-continued; do \
-	  test -f runs/$$part/metrics.json || $(BIN)/dnabert2 pretrain --config training/recipes/$$part.json \
-	    --corpus runs/mini-corpus --output_dir runs/$$part || exit; \
+	for corpus in mini-corpus mini-finished-corpus; do \
+	  $(BIN)/dnabert2 build-corpus --config training/recipes/$$corpus.json --input $(GENOMES) || exit; \
 	done
-	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini-continued
+	for part in mini mini-continued mini-finished; do \
+	  corpus=mini-corpus; test $$part != mini-finished || corpus=mini-finished-corpus; \
+	  test -f runs/$$part/metrics.json || $(BIN)/dnabert2 pretrain --config training/recipes/$$part.json \
+	    --corpus runs/$$corpus --output_dir runs/$$part || exit; \
+	done
+	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini-finished
 	$(BIN)/dnabert2 bench bits --model mini --corpus runs/mini-corpus --output benchmarks/results/bits.json
 	$(BIN)/python -m dnabert2.benchmarks.tables
 

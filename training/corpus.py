@@ -181,10 +181,15 @@ def _build(args: CorpusArguments, output: Path, pool: Executor, workers: int):
         for shard in _run(pool, partial(_finish_shard, parts, output, args.seed), _shard_jobs(policy), 2 * workers):
             done.append(shard)
             progress.advance(task)
-    write_tokenizer_beside(args.tokenizer, tokenizer, output)
     splits = {
         split: sorted((s for s in done if s["file"].startswith(split)), key=lambda s: s["file"]) for split in SPLITS
     }
+    if not add_counts(splits["train"])["rows"]:
+        raise UserError(
+            f"{output}: not one window to train on; raise --passes ({args.passes:g} here), by which stretches of "
+            f"sequence are left out, or lower --min_tokens ({args.min_tokens})."
+        )
+    write_tokenizer_beside(args.tokenizer, tokenizer, output)
     manifest = {
         "format": FORMAT,
         "settings": settings,

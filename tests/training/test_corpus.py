@@ -407,6 +407,7 @@ def test_bad_input(genomes, build, tmp_path, capsys):
     fails_with("names none of the input files, Animal_one__v1.fa the first", [genomes], table=other)
     fails_with("--seed must be at least 0", [genomes], seed=-1)
     fails_with("no tokenizer", [genomes], tokenizer=tmp_path)
+    fails_with("not one window to train on; raise --passes (1e-06 here)", [genomes], passes=1e-6)
     assert main(["build-corpus", "--input", str(genomes)]) == 2
     assert "--output is missing" in capsys.readouterr().err
     assert main(["build-corpus", "--output", str(tmp_path / "x")]) == 2
