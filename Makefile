@@ -48,7 +48,7 @@ mini: env
 	    --corpus runs/$$corpus --output_dir runs/$$part || exit; \
 	done
 	$(BIN)/python -m dnabert2.hub.bundle --run runs/mini-finished
-	$(BIN)/dnabert2 bench bits --model mini --corpus runs/mini-corpus --output benchmarks/results/bits.json
+	$(BIN)/dnabert2 bench bits --model mini --corpus runs/mini-corpus --sequences 512 --output benchmarks/results/bits.json
 	$(BIN)/python -m dnabert2.benchmarks.tables
 
 test: test-old test-main
