@@ -1,6 +1,6 @@
 """Held-out bits per base of a masked language model, by group, beside Markov models counted on the same corpus.
 
-    dnabert2 bench bits --model mini --corpus runs/mini-corpus --output benchmarks/results/bits.json
+    dnabert2 bench bits --model mini --corpus runs/mini-corpus --sequences 512 --output benchmarks/results/bits.json
     dnabert2 bench bits --model mini --corpus runs/mini-corpus --sequences 8 --order 4      # seconds on a CPU
 
 All are scored on the same bases, those of masked tokens at least `--order` bases from both ends of a window:

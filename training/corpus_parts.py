@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +132,7 @@ def write_part(path: Path, chunks: list[Chunk], policy: PartPolicy):
         # Each row group's shard, in the file's own metadata.
         schema = SCHEMA.with_metadata({"shards": json.dumps(numbers.tolist())})
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for begin, end in zip(
-                firsts, [*firsts, len(shard)][1:], strict=True
-            ):  # none, where all chunks were left out
+            for begin, end in pairwise([*firsts, len(shard)]):
                 writer.write_table(table.slice(begin, end - begin), row_group_size=max(int(end - begin), 1))
 
 

@@ -272,7 +272,7 @@ def test_dropout(run, corpus):
         {"config_overrides": TINY, "learned_positions": 40},
     ):
         usual = pretrain_module.build_model(pretrain_module.ModelArguments(**source), tokenizer)
-        assert usual.config.hidden_dropout_prob == TINY.get("hidden_dropout_prob", 0.1) != 0.3
+        assert usual.config.hidden_dropout_prob == TINY["hidden_dropout_prob"] == 0.0
         model = pretrain_module.build_model(
             pretrain_module.ModelArguments(hidden_dropout_prob=0.3, **source), tokenizer
         )
