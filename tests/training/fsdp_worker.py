@@ -1,5 +1,7 @@
 """Started twice by `test_pretrain_parallel.py`: pretrain with FSDP on CPUs, where accelerate does not offer it."""
 
+import sys
+
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -23,7 +25,8 @@ class ShardedPretrainer(Pretrainer):
     def train(self, *args, **kwargs):
         output = super().train(*args, **kwargs)
         kinds = {type(parameter.data).__name__ for parameter in self.model_wrapped.parameters()}
-        print("parameters are", *sorted(kinds))
+        # One write: two processes share the pipe, and print writes each of its arguments by itself.
+        sys.stdout.write(f"parameters are {' '.join(sorted(kinds))}\n")
         return output
 
 
