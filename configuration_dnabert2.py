@@ -130,6 +130,8 @@ class DNABert2Config(PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """Read a dictionary, ours or one of the published layout (`model_type` "bert" or none), dropping dead keys."""
+        if not isinstance(config_dict, dict):
+            raise ValueError(f"a configuration is a JSON object, but this is a {type(config_dict).__name__}.")
         if config_dict.get("model_type") != cls.model_type:
             config_dict = {key: value for key, value in config_dict.items() if key not in LEGACY_KEYS}
             config_dict["model_type"] = cls.model_type

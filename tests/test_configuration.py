@@ -90,6 +90,11 @@ def test_the_published_layout(model_type, pad, small_config):
     assert config.pad_token_id == (pad.get("pad_token_id") or 3)
 
 
+def test_not_an_object():
+    with pytest.raises(ValueError, match="a JSON object, but this is a list"):
+        DNABert2Config.from_dict([])
+
+
 def test_our_own_auto_map_stays(small_config):
     values = {**small_config().to_dict(), "auto_map": {"AutoConfig": "configuration_dnabert2.DNABert2Config"}}
     assert DNABert2Config.from_dict(values).auto_map == values["auto_map"]
