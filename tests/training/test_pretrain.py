@@ -327,6 +327,14 @@ def test_the_published_recipe():
             assert corpus_args.global_batch_size % args.per_device_train_batch_size == 0
 
 
+def test_the_parts_of_mini_hold_out_the_same():
+    """Or a later part would train on what the bundled checkpoint is measured on."""
+    corpora = [read_settings(path) for path in sorted(RECIPES.glob("*-corpus.json"))]
+    drawing = ("passes", "max_passes", "group_weights", "output")
+    held_out = [{key: value for key, value in c.items() if key not in drawing} for c in corpora]
+    assert len(corpora) == 2 and held_out[0] == held_out[1] and held_out[0]["held_out"]
+
+
 def test_bad_input(run, corpus, tmp_path, pretrain_words, capsys):
     output = tmp_path / "out"
 
