@@ -6,10 +6,10 @@ from functools import cache
 
 import numpy as np
 
+from ..genome.strands import reverse_complement
 from ..tokenizer.files import load_tokenizer
 from ..tokenizer.policy import TextPolicy
 
-COMPLEMENT = str.maketrans("ACGTNacgtn", "TGCANtgcan")
 BASES_PER_TOKEN = 5  # about; byte pairs of DNA are a little shorter
 
 
@@ -62,11 +62,6 @@ def token_bases(tokenizer) -> np.ndarray:
     bases = np.array([0 if token in special else len(token) for token in tokens], dtype=np.int64)
     bases[tokenizer.unk_token_id] = 1
     return bases
-
-
-def reverse_complement(text: str) -> str:
-    """The other strand, read in its own direction; N stays N."""
-    return text.translate(COMPLEMENT)[::-1]
 
 
 def cut_windows(text: str, start: int, reverse: bool, policy: WindowPolicy, draw: np.random.Generator) -> Windows:

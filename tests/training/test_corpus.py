@@ -20,10 +20,11 @@ import pytest
 from dnabert2.cli import main
 from dnabert2.errors import UserError
 from dnabert2.fasta import read_fasta
+from dnabert2.genome.strands import reverse_complement
 from dnabert2.tokenizer.files import OURS, load_tokenizer
 from dnabert2.training import corpus as corpus_module
 from dnabert2.training.corpus_sources import Record, Source, hold_out, parse_weights, passes_by_group
-from dnabert2.training.corpus_windows import WindowPolicy, cut_windows, reverse_complement
+from dnabert2.training.corpus_windows import WindowPolicy, cut_windows
 
 
 class Inline(Executor):

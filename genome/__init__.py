@@ -1,0 +1,1 @@
+"""Genomes: the map between bases and tokens."""
