@@ -1,0 +1,377 @@
+"""Any sequence classifier of the Hugging Face ecosystem: loaded, given DNA as it wants it, and prepared for LoRA.
+
+    architecture = architecture_of("InstaDeepAI/nucleotide-transformer-500m-human-ref")
+    tokenizer = load_any_tokenizer(name, architecture)
+    model = load_classifier(name, architecture, problem_type="single_label_classification", labels=labels)
+    fit_tokenizer(tokenizer, model)
+    encode(tokenizer, ["ACGTACGTTTAC"], None, architecture)     # {"input_ids": [[...]], "attention_mask": [[...]]}
+
+What differs between them is a row of `architectures.json`, read by `architecture_rows.py`.
+"""
+
+import importlib.util
+import inspect
+from pathlib import Path
+
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from ..bert_layers.checkpoints import checkpoint_errors
+from ..bundled import locate
+from ..errors import UserError
+from ..loading import load_model
+from ..tokenizer.files import load_tokenizer
+from .architecture_rows import Architecture, match_architecture
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+HEAD_NAMES = ("classifier", "score", "classification_head", "head")
+CLASSIFIER = "AutoModelForSequenceClassification"
+PROBE = "ACGTTGCAACGTCCATTGAC"  # what a tokenizer that knows DNA has words for
+# What code on the Hub that was written for other versions raises.
+OUTDATED = (ImportError, AttributeError, TypeError, NotImplementedError)
+
+
+def architecture_of(name_or_path: str | Path, trust_remote_code: bool = False) -> Architecture:
+    """
+    What kind of model a folder, a Hub id or a bundled checkpoint holds. No code of it is run.
+
+    Raises:
+        UserError: if there is no model of this name, or it is code that is not trusted.
+    """
+    name = locate(name_or_path)
+    config = _read_config(name)
+    architecture = match_architecture(name, config)
+    _check_trust(name, architecture, config, trust_remote_code)
+    return architecture
+
+
+def _read_config(name: str) -> dict:
+    path = Path(name)
+    if path.is_file():
+        raise UserError(f"{path}: is a file; give the folder that holds config.json and the weights.")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(
+            f"{path}: not a model folder, it has no config.json; give a folder written by save_pretrained."
+        )
+    if not path.exists() and (path.is_absolute() or name.count("/") != 1):
+        raise UserError(f"{name}: no such folder; give a model folder or a Hub id such as user/model.")
+    try:
+        return PretrainedConfig.get_config_dict(name)[0]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: its config.json cannot be read: {_first_lines(error)}") from error
+
+
+def _check_trust(name: str, architecture: Architecture, config: dict, trust_remote_code: bool):
+    modules = config.get("auto_map") or {}
+    is_remote = architecture.code == "remote" or (architecture.code == "auto" and CLASSIFIER in modules)
+    if is_remote and not trust_remote_code:
+        raise UserError(
+            f"{name}: {architecture.name} is code of its own repository; read it there, then allow it to run with "
+            "--trust_remote_code."
+        )
+    if is_remote and not modules:
+        raise UserError(
+            f"{name}: config.json names no code (auto_map), which {architecture.name} needs; copy the code and "
+            "auto_map from the repository the model comes from."
+        )
+
+
+def _runs_code(architecture: Architecture, trust_remote_code: bool) -> bool:
+    return trust_remote_code and architecture.code in ("remote", "auto")
+
+
+def load_any_tokenizer(name: str | Path, architecture: Architecture, trust_remote_code: bool = False):
+    """
+    The model's tokenizer, or another for it, with its inputs, padding side and pad token as the row says.
+
+    Args:
+        name: a folder, which needs no model in it, or a Hub id.
+
+    Raises:
+        UserError: if there is none, it cannot be read, it has no pad token, or it does not know DNA.
+    """
+    name = locate(name)
+    if architecture.code == "ours":
+        return load_tokenizer(name)
+    trusted = _runs_code(architecture, trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **architecture.tokenizer_options)
+    except Exception as error:
+        # `tokenizers` raises bare Exceptions for a file that it cannot make sense of.
+        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError, *OUTDATED)):
+            raise
+        raise UserError(f"{name}: its tokenizer cannot be loaded: {_first_lines(error)}") from error
+    if architecture.inputs is not None:
+        tokenizer.model_input_names = list(architecture.inputs)
+    if architecture.padding_side is not None:
+        tokenizer.padding_side = architecture.padding_side
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = architecture.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{name}: its tokenizer has no pad token, so no batch can be made; name one in its files.")
+    ids = tokenizer(prepare_text(PROBE, architecture), add_special_tokens=False)["input_ids"]
+    if not ids or tokenizer.unk_token_id in ids:
+        raise UserError(
+            f"{name}: its tokenizer does not know DNA, {PROBE} holds unknown tokens; give a model of DNA, with its "
+            "own tokenizer."
+        )
+    return tokenizer
+
+
+def load_classifier(
+    name: str | Path,
+    architecture: Architecture,
+    *,
+    problem_type: str,
+    labels: dict[str, dict],
+    trust_remote_code: bool = False,
+    **kwargs,
+):
+    """
+    The model with a classification head for `labels`, which is new and random wherever the checkpoint's has another
+    shape or there is none.
+
+    Args:
+        problem_type: of transformers: "single_label_classification", "multi_label_classification" or "regression".
+        labels: `id2label` and `label2id`.
+        kwargs: for `from_pretrained` (`dtype`, `attn_implementation`, ...).
+
+    Raises:
+        UserError: if there is no such model, its code is not trusted, needs packages that are not installed or does
+            not run with this transformers, or the weights lack any part but the head.
+    """
+    name = locate(name)
+    values = {"problem_type": problem_type, **labels}
+    loading = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+    if architecture.code == "ours":
+        model, info = load_model("DNABert2ForSequenceClassification", name, **values, **loading)
+    else:
+        model, info = _load_foreign(name, architecture, values, loading, trust_remote_code)
+    _refuse_new_weights(name, architecture, model, info)
+    return model
+
+
+def _load_foreign(name: str, architecture: Architecture, values: dict, loading: dict, trust_remote_code: bool):
+    described = _read_config(name)
+    _check_trust(name, architecture, described, trust_remote_code)
+    lacking = [package for package in architecture.packages if importlib.util.find_spec(package) is None]
+    if lacking:
+        raise UserError(
+            f"{name}: the code of {architecture.name} imports {', '.join(lacking)}, which is not installed; pip "
+            f"install {' '.join(lacking).replace('_', '-')}, on a machine that it runs on."
+        )
+    trusted = _runs_code(architecture, trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trusted)
+        for key, value in values.items():
+            setattr(config, key, value)
+        # transformers 5 gives code on the Hub no default for it.
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = architecture.pad_token_id
+        model_class, options = _classifier_class(name, architecture, described, trusted)
+        with checkpoint_errors(name):
+            return model_class.from_pretrained(name, config=config, **options, **loading)
+    except OUTDATED as error:
+        raise UserError(
+            f"{name}: its code does not run with transformers {transformers.__version__} and the packages installed "
+            f"here ({_first_lines(error)}); install what it was written for."
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be loaded as a sequence classifier: {_first_lines(error)}") from error
+
+
+def _classifier_class(name: str, architecture: Architecture, config: dict, trusted: bool) -> tuple[type, dict]:
+    """The class to load with, and options for that; `auto_map` may not name a classifier that its modules hold."""
+    modules = config.get("auto_map") or {}
+    model = next((module for auto, module in modules.items() if auto.startswith("AutoModel")), None)
+    if architecture.class_name is None or CLASSIFIER in modules or model is None:
+        return AutoModelForSequenceClassification, {"trust_remote_code": trusted}
+    return get_class_from_dynamic_module(f"{model.rpartition('.')[0]}.{architecture.class_name}", name), {}
+
+
+def _refuse_new_weights(name: str, architecture: Architecture, model, info: dict):
+    """transformers starts what a checkpoint lacks from random numbers and only warns of it."""
+    # transformers 5 gives the shapes beside the name of a weight that does not fit.
+    new = [key if isinstance(key, str) else key[0] for key in (*info["missing_keys"], *info["mismatched_keys"])]
+    heads = [*head_modules(architecture, model), "pooler"]
+    weights = dict(model.named_parameters())
+    lacking = sorted(key for key in new if key in weights and not any(in_module(key, head) for head in heads))
+    if lacking:
+        raise UserError(
+            f"{name}: {len(lacking)} weights of {type(model).__name__} are not in its checkpoint or have other shapes "
+            f"(the first is {lacking[0]}); the model has another architecture, or its files are incomplete."
+        )
+
+
+def _first_lines(error: Exception) -> str:
+    """transformers explains at length; the first lines say what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:400] or type(error).__name__
+
+
+def prepare_text(sequence: str, architecture: Architecture) -> str:
+    """
+    What the model's tokenizer is given for a sequence: itself, or its overlapping k-mers ("ACG CGT GTA") as DNABERT
+    (Ji et al. 2021) was trained on.
+
+    Raises:
+        UserError: if the sequence is shorter than one k-mer.
+    """
+    k = architecture.kmer
+    if k is None:
+        return sequence
+    if len(sequence) < k:
+        raise UserError(
+            f"the sequence {sequence!r} is shorter than the {k} bases of one k-mer of {architecture.name}; remove it "
+            "or use another model."
+        )
+    return " ".join(sequence[i : i + k] for i in range(len(sequence) - k + 1))
+
+
+def tokens_of(architecture: Architecture, bases: int) -> int | None:
+    """Tokens, special ones included, of a sequence of so many A, C, G and T; None for byte pairs, which vary."""
+    if architecture.special_tokens is None or (architecture.kmer is None and architecture.bases_per_token is None):
+        return None
+    if architecture.kmer is not None:
+        return bases - architecture.kmer + 1 + architecture.special_tokens
+    return sum(divmod(bases, architecture.bases_per_token)) + architecture.special_tokens
+
+
+def max_tokens(architecture: Architecture, config) -> int | None:
+    """
+    The most tokens, special ones included, that the model has positions for or was made for; None if any number.
+
+    Args:
+        config: the model's configuration.
+    """
+    if architecture.limit is None:
+        return None
+    return getattr(config, architecture.limit["config"]) - architecture.limit.get("less", 0)
+
+
+class TooManyTokens(UserError):
+    """
+    Attributes:
+        rows: which sequences are too long, counted from 0.
+    """
+
+    def __init__(self, message: str, rows: list[int]):
+        super().__init__(message)
+        self.rows = rows
+
+
+def encode(
+    tokenizer,
+    sequences: list[str],
+    pairs: list[str] | None,
+    architecture: Architecture,
+    max_length: int | None = None,
+    truncation: bool = False,
+) -> dict[str, list[list[int]]]:
+    """
+    Sequences, or pairs of them, as token ids, not padded.
+
+    Returns:
+        `input_ids` and, where the model takes them, `attention_mask` and `token_type_ids`: one list a sequence each.
+
+    Raises:
+        UserError: if the model takes no pairs, or a sequence is shorter than a k-mer.
+        TooManyTokens: if a sequence has more than `max_length` tokens and `truncation` is False.
+    """
+    if pairs is not None and not architecture.pairs:
+        raise UserError(f"{architecture.name} takes single sequences only; use another model for pairs of sequences.")
+    texts = [prepare_text(sequence, architecture) for sequence in sequences]
+    seconds = None if pairs is None else [prepare_text(sequence, architecture) for sequence in pairs]
+    cut = truncation and max_length is not None
+    encoded = tokenizer(
+        texts,
+        seconds,
+        truncation=cut,
+        max_length=max_length if cut else None,
+        return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+        return_attention_mask="attention_mask" in tokenizer.model_input_names,
+        verbose=False,  # of lengths above the tokenizer's own limit; ours are checked below and by the caller
+    )
+    columns = {name: encoded[name] for name in INPUTS if name in tokenizer.model_input_names}
+    too_long = [i for i, ids in enumerate(columns["input_ids"]) if max_length is not None and len(ids) > max_length]
+    if too_long:
+        raise TooManyTokens(
+            f"{len(too_long)} of {len(sequences)} sequences have more than {max_length} tokens, the first is number "
+            f"{too_long[0] + 1}; allow more, cut them, or use a model that takes longer ones.",
+            too_long,
+        )
+    return columns
+
+
+def fit_tokenizer(tokenizer, model):
+    """Make tokenizer and model agree: no inputs that the forward does not name, and a pad id in the configuration."""
+    taken = inspect.signature(model.forward).parameters
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in taken]
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def head_modules(architecture: Architecture, model) -> list[str]:
+    """
+    Ends of the names of the modules that a classifier has and a pre-trained network lacks: to be trained and saved
+    whole.
+
+    Raises:
+        UserError: if the model has none that is known.
+    """
+    names = architecture.head
+    if names is None:
+        base = getattr(model, model.base_model_prefix, None)
+        if base is None or base is model:
+            names = HEAD_NAMES
+        else:
+            names = [name for name, child in model.named_children() if child is not base]
+            names.append("pooler")
+    with_weights = [path for path, module in model.named_modules() if next(module.parameters(), None) is not None]
+    found = [name for name in names if any(_ends(path, name) for path in with_weights)]
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no classification head that is known ({', '.join(names)}); give a sequence "
+            "classifier."
+        )
+    return found
+
+
+def lora_targets(architecture: Architecture, model) -> list[str]:
+    """
+    Ends of the names of the linear layers that adapters go on, none of them in the head.
+
+    Where adapters would have no effect on a fused path, that path is switched off in `model`.
+
+    Raises:
+        UserError: if the model has no such layer.
+    """
+    heads = head_modules(architecture, model)
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not any(in_module(name, head) for head in heads)
+    ]
+    targets = linear if architecture.lora is None else architecture.lora
+    found = [target for target in targets if any(_ends(name, target) for name in linear)]
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has none of the layers {', '.join(targets) or 'of torch.nn.Linear'} outside its "
+            "head, so LoRA has nothing to adapt; train all of it."
+        )
+    if architecture.lora_switches_off:
+        for module in model.modules():
+            if hasattr(module, architecture.lora_switches_off):
+                setattr(module, architecture.lora_switches_off, False)
+    return found
+
+
+def in_module(name: str, module: str) -> bool:
+    """Whether a parameter or module lies in one whose name ends so."""
+    return f".{module}." in f".{name}."
+
+
+def _ends(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end}")
