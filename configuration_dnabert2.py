@@ -36,12 +36,17 @@ class DNABert2Config(PretrainedConfig):
         initializer_range: standard deviation of new weights.
         layer_norm_eps: epsilon of every layer norm.
         classifier_dropout: dropout before the classifier; `None` means 0.1, as published.
+        classifier_pooling: what a sequence classifier looks at: "cls", the pooler of the summary token, as published,
+            or "mean", the mean over the real tokens, without a pooler.
+        bases_per_token: for labels of bases: a token classifier gives every token so many outputs, one for each base
+            it may stand for. `None`: one output a token.
         pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id: special ids of the tokenizer. An
             attention mask that is not given is derived from `pad_token_id`.
         tie_word_embeddings: share the masked-LM decoder's weight with the word embeddings.
 
     Raises:
-        ValueError: if heads do not divide the width, a size is not positive, or another activation is asked for.
+        ValueError: if heads do not divide the width, a size is not positive, or another activation or pooling is asked
+            for.
     """
 
     model_type = "dnabert2"
@@ -60,6 +65,8 @@ class DNABert2Config(PretrainedConfig):
         initializer_range: float = 0.02,
         layer_norm_eps: float = 1e-12,
         classifier_dropout: float | None = None,
+        classifier_pooling: str = "cls",
+        bases_per_token: int | None = None,
         pad_token_id: int | None = PUBLISHED_PAD_TOKEN_ID,
         unk_token_id: int = 0,
         cls_token_id: int = 1,
@@ -86,6 +93,10 @@ class DNABert2Config(PretrainedConfig):
             )
         if hidden_act != "gelu":
             raise ValueError(f'hidden_act must be "gelu" (the exact erf form), but is {hidden_act!r}.')
+        if classifier_pooling not in ("cls", "mean"):
+            raise ValueError(f'classifier_pooling must be "cls" or "mean", but is {classifier_pooling!r}.')
+        if bases_per_token is not None and (not isinstance(bases_per_token, int) or bases_per_token < 1):
+            raise ValueError(f"bases_per_token must be a positive integer or None, but is {bases_per_token!r}.")
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -98,6 +109,8 @@ class DNABert2Config(PretrainedConfig):
         self.initializer_range = initializer_range
         self.layer_norm_eps = layer_norm_eps
         self.classifier_dropout = classifier_dropout
+        self.classifier_pooling = classifier_pooling
+        self.bases_per_token = bases_per_token
         self.unk_token_id = unk_token_id
         self.mask_token_id = mask_token_id
         super().__init__(

@@ -29,7 +29,7 @@ from .bert_layers.attention import PACKED_BACKENDS, PADDED_BACKENDS, attention_f
 from .bert_layers.checkpoints import checkpoint_errors, refuse_foreign_weights, refuse_other_shapes, save_code_beside
 from .bert_layers.embeddings import DNABert2Embeddings
 from .bert_layers.encoder import DNABert2Encoder
-from .bert_layers.heads import DNABert2MLMHead, DNABert2Pooler
+from .bert_layers.heads import DNABert2MLMHead, DNABert2Pooler, mean_of_tokens
 from .bert_layers.losses import IGNORE_INDEX, sequence_loss, token_loss
 from .bert_layers.triton_backend import default_implementation, triton_or_fallback
 from .bert_layers.unpadding import SequenceLayout, packed_layout, padded_layout
@@ -146,6 +146,14 @@ class DNABert2PreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         getattr(self, self.base_model_prefix, self).embeddings.word_embeddings = value
 
+    def _real_tokens(self, input_ids, attention_mask) -> torch.Tensor | None:
+        """A bool mask (batch, length) from what the caller gave, or None if every token is real."""
+        if attention_mask is not None:
+            return attention_mask != 0
+        if input_ids is not None and self.config.pad_token_id is not None:
+            return input_ids != self.config.pad_token_id
+        return None
+
     def _flag(self, name: str, value: bool | None) -> bool:
         return value if value is not None else bool(getattr(self.config, name, None))
 
@@ -255,11 +263,7 @@ class DNABert2Model(DNABert2PreTrainedModel):
                 f"attention_mask has shape {tuple(attention_mask.shape)}, but the input needs ({batch_size}, "
                 f"{length})."
             )
-        mask = None
-        if attention_mask is not None:
-            mask = attention_mask != 0
-        elif input_ids is not None and self.config.pad_token_id is not None:
-            mask = input_ids != self.config.pad_token_id
+        mask = self._real_tokens(input_ids, attention_mask)
         # Packing reads how long each sequence is, which a traced graph must not depend on.
         if backend in PACKED_BACKENDS and not (tracing and backend in PADDED_BACKENDS):
             if mask is None:
@@ -324,14 +328,18 @@ class DNABert2ForMaskedLM(DNABert2PreTrainedModel):
 
 
 class DNABert2ForSequenceClassification(DNABert2PreTrainedModel):
-    """[CLS] -> pooler -> dropout -> linear: single-label, multi-label or regression by `config.problem_type`."""
+    """
+    [CLS] -> pooler -> dropout -> linear: single-label, multi-label or regression by `config.problem_type`.
+
+    With `config.classifier_pooling="mean"` the mean over the real tokens takes the place of [CLS] and its pooler.
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^cls\."]
 
     def __init__(self, config: DNABert2Config):
         super().__init__(config)
         self.num_labels = self.config.num_labels
-        self.bert = DNABert2Model(self.config)
+        self.bert = DNABert2Model(self.config, add_pooling_layer=self.config.classifier_pooling == "cls")
         self.dropout = nn.Dropout(_classifier_dropout(self.config))
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
@@ -358,7 +366,10 @@ class DNABert2ForSequenceClassification(DNABert2PreTrainedModel):
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, inputs_embeds, output_attentions, output_hidden_states, True
         )
-        logits = self.classifier(self.dropout(encoded.pooler_output))
+        pooled = encoded.pooler_output
+        if pooled is None:
+            pooled = mean_of_tokens(encoded.last_hidden_state, self._real_tokens(input_ids, attention_mask))
+        logits = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
@@ -367,14 +378,20 @@ class DNABert2ForSequenceClassification(DNABert2PreTrainedModel):
 
 
 class DNABert2ForTokenClassification(DNABert2PreTrainedModel):
-    """A linear classifier on every token."""
+    """
+    A linear classifier on every token; with `config.bases_per_token` on every base a token may stand for.
+
+    Byte pairs are up to that many bases long: of token t, output i is of its i-th base, and those beyond its length
+    mean nothing (`genome.base_map` puts them back in a row).
+    """
 
     def __init__(self, config: DNABert2Config):
         super().__init__(config)
         self.num_labels = self.config.num_labels
         self.bert = DNABert2Model(self.config, add_pooling_layer=False)
         self.dropout = nn.Dropout(_classifier_dropout(self.config))
-        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
+        outputs = self.config.num_labels * (self.config.bases_per_token or 1)
+        self.classifier = nn.Linear(self.config.hidden_size, outputs)
         self.post_init()
 
     def forward(
@@ -390,16 +407,20 @@ class DNABert2ForTokenClassification(DNABert2PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> TokenClassifierOutput | tuple:
         """
-        Inputs as in `DNABert2Model.forward`; `labels` (batch, length) int64, -100 is ignored.
+        Inputs as in `DNABert2Model.forward`; `labels` (batch, length) or (batch, length, bases_per_token)
+        int64, -100 is ignored.
 
         Returns:
-            `loss` if there are labels, `logits` (batch, length, num_labels).
+            `loss` if there are labels, `logits` (batch, length, num_labels), or (batch, length, bases_per_token,
+            num_labels).
         """
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, inputs_embeds, output_attentions, output_hidden_states, True
         )
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
+        if self.config.bases_per_token:
+            logits = logits.unflatten(-1, (self.config.bases_per_token, self.num_labels))
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         output = TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if return_dict else output.to_tuple()

@@ -1,4 +1,4 @@
-"""What stands on the encoder: the pooler of the summary token and the masked-LM head."""
+"""What stands on the encoder: the pooler of the summary token, the mean of all tokens, and the masked-LM head."""
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,18 @@ class DNABert2Pooler(nn.Module):
             place = mask.int().argmax(dim=1)[:, None, None].expand(-1, 1, hidden.shape[-1])
             first = hidden.gather(1, place)[:, 0]
         return torch.tanh(self.dense(first))
+
+
+def mean_of_tokens(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """
+    The mean over real tokens, [CLS] and [SEP] among them, summed in float32.
+
+    (batch, length, hidden), zero at pads, and a bool mask (batch, length), None if all are real -> (batch, hidden).
+    """
+    if mask is None:
+        return hidden.mean(dim=1, dtype=torch.float32).to(hidden.dtype)
+    count = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return (hidden.sum(dim=1, dtype=torch.float32) / count).to(hidden.dtype)
 
 
 class DNABert2PredictionHeadTransform(nn.Module):

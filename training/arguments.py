@@ -44,6 +44,14 @@ def parse_options(dataclasses: tuple[type, ...], argv: list[str], description: s
         raise UserError(f"the options cannot be used: {error}") from error
 
 
+def parse_values(dataclasses: tuple[type, ...], values: dict) -> tuple:
+    """One instance of each dataclass from settings as a program has them; raises UserError as `parse_options` does."""
+    try:
+        return HfArgumentParser(dataclasses).parse_dict(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"the options cannot be used: {error}") from error
+
+
 def _configuration_file(argv: list[str]) -> tuple[Path | None, list[str]]:
     if "--config" in argv:
         place = argv.index("--config")

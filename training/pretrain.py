@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 
@@ -37,10 +36,10 @@ from .low_precision import use_low_precision_layer_norms
 from .masking import MaskingPolicy
 from .model_settings import new_config
 from .pretrain_arguments import NOT_SETTINGS, ModelArguments, parse_arguments
-from .pretrainer import Pretrainer, list_checkpoints
-from .processes import leave
+from .pretrainer import Pretrainer
+from .processes import from_main, leave
 from .progress import use_lines
-from .runs import check_output, make_output, run_settings, start_output
+from .runs import check_output, list_checkpoints, make_output, run_settings, start_output
 from .spelling import initialise_by_spelling
 from .throughput import Meter, flops_per_token, peak_flops
 
@@ -99,7 +98,7 @@ def pretrain(argv: list[str]):
     corpus = Corpus.open(corpus_args.corpus, corpus_args.corpus_revision)
     # The corpus itself, not only its name: a run does not go on with other sequences than it began with.
     settings = run_settings(model_args, corpus_args, args, ignore=NOT_SETTINGS) | {"corpus_sha256": corpus.sha256()}
-    checkpoint = _from_main(lambda: check_output(settings, output, corpus_args.overwrite), args)
+    checkpoint = from_main(lambda: check_output(settings, output, corpus_args.overwrite), args)
     tokenizer = load_tokenizer(corpus.tokenizer_source())
     max_length = corpus_args.max_length or corpus.manifest["settings"]["window_tokens"] + 2
     if model_args.learned_positions is not None and model_args.learned_positions < max_length:
@@ -178,12 +177,6 @@ def refuse_sharding_on_cpu(args: TrainingArguments):
     """Raise UserError for FSDP without GPUs: accelerate would train with DDP and say nothing."""
     if args.fsdp and args.device.type == "cpu":
         raise UserError("--fsdp shards over GPUs, and there is none here; leave it out, DDP works on CPUs.")
-
-
-def _from_main(function, args: TrainingArguments):
-    """What `function` returns in the first process, in all of them; only that one looks at the output folder."""
-    answer = [function() if args.process_index == 0 else None]
-    return broadcast_object_list(answer)[0] if args.world_size > 1 else answer[0]
 
 
 def save_run(trainer: Pretrainer, seconds: float, speed: dict, origin: dict):

@@ -17,6 +17,7 @@ from ..errors import RunFailed, UserError
 from .corpus_stream import PretrainingStream
 from .evaluation import HeldOut, score_held_out
 from .orientation import NeighbourLoss
+from .runs import list_checkpoints
 from .throughput import Meter
 
 PARTIAL = ".partial-checkpoint"
@@ -222,12 +223,6 @@ class FiniteGradients(TrainerCallback):
 def last_good(checkpoints: list[Path]) -> str:
     """A sentence that names the last of them."""
     return f"The last good checkpoint is {checkpoints[-1]}." if checkpoints else "There is no checkpoint yet."
-
-
-def list_checkpoints(output: Path) -> list[Path]:
-    """The whole checkpoints in a run's folder, oldest first."""
-    found = [path for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def rotate(output: Path, limit: int | None):

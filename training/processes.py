@@ -1,10 +1,18 @@
-"""How one of several processes ends."""
+"""What several processes of one run have to settle: who looks at the disk, and how each ends."""
 
 import atexit
 import os
 import sys
 
 import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
+
+
+def from_main(function, args: TrainingArguments):
+    """What `function` returns in the first process, in all of them; only that one looks at the output folder."""
+    answer = [function() if args.process_index == 0 else None]
+    return broadcast_object_list(answer)[0] if args.world_size > 1 else answer[0]
 
 
 def leave(code: int):

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..atomic import write_whole
 from ..errors import UserError
 
+RESTARTS = "restarts.json"
 # Options that do not decide a run's result.
 NOT_SETTINGS = {"overwrite", "logging_dir", "disable_tqdm", "report_to", "run_name", "log_level", "_n_gpu"}
 
@@ -37,13 +38,44 @@ def check_output(settings: dict, output: Path, overwrite: bool) -> str | None:
     earlier = json.loads((output / "run.json").read_text(encoding="utf-8"))
     changed = sorted(key for key in settings | earlier if settings.get(key) != earlier.get(key))
     if not changed:
-        return get_last_checkpoint(str(output))
+        return last_whole_checkpoint(output)
     if not overwrite:
         raise UserError(
             f"{output}: holds an unfinished run with other settings ({', '.join(changed[:5])}); start it with "
             "the same ones to continue, or choose another --output_dir, or add --overwrite."
         )
     return None
+
+
+def last_whole_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that was not being written when the run was killed; the state is written last."""
+    for path in reversed(list_checkpoints(output)):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
+
+
+def list_checkpoints(output: Path) -> list[Path]:
+    """The checkpoints in a run's folder, oldest first."""
+    found = [path for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def read_restarts(settings: dict, output: Path) -> list[dict]:
+    """The dead attempts of an unfinished run with these settings, each with its `seed` and the `reason`."""
+    if not (output / RESTARTS).is_file() or not (output / "run.json").is_file():
+        return []
+    earlier = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    return json.loads((output / RESTARTS).read_text(encoding="utf-8")) if earlier == settings else []
+
+
+def write_restarts(restarts: list[dict], output: Path):
+    """Record dead attempts, so that a run that goes on knows which seed it had come to."""
+    if restarts:
+        write_whole(output / RESTARTS, json.dumps(restarts, indent=2) + "\n")
 
 
 def make_output(output: Path):
@@ -56,7 +88,8 @@ def make_output(output: Path):
 
 def start_output(settings: dict, output: Path):
     """Remove what an earlier run left in the output folder, and nothing else, and record this run's settings."""
-    for path in [*output.glob("checkpoint-*"), output / "metrics.json", output / "predictions.parquet"]:
+    results = ("metrics.json", "predictions.parquet", RESTARTS)
+    for path in [*output.glob("checkpoint-*"), *(output / name for name in results)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

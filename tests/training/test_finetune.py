@@ -39,7 +39,7 @@ def arguments(tables, output, **options):
         "output_dir": output,
         "learning_rate": 1e-2,
         "num_train_epochs": 4,
-        "per_device_train_batch_size": 8,
+        "global_batch_size": 8,
         "seed": 3,
         "use_cpu": True,
         **options,
@@ -62,7 +62,9 @@ def test_metrics_and_predictions_agree(run, tables):
     rows = [line.rsplit(",", 1) for line in (tables / "test.csv").read_text().split()[1:]]
     assert [[s, label] for s, label in zip(predictions["sequence"], predictions["label"], strict=True)] == rows
     recomputed = classification_scores(np.array(predictions["label"]), np.array(predictions["prediction"]))
-    assert recomputed == pytest.approx(metrics["test"])
+    assert recomputed == pytest.approx({name: metrics["test"][name] for name in recomputed})
+    for name, (low, high) in metrics["confidence"].items():
+        assert low <= metrics["test"][name] <= high
     total = np.array(predictions["probability_other"]) + np.array(predictions["probability_promoter"])
     assert total == pytest.approx(np.ones(64), abs=1e-6)
     assert metrics["provenance"] and metrics["parameters"] > 0
@@ -123,11 +125,15 @@ def test_an_interrupted_run_continues(run, tables, tmp_path, monkeypatch, capsys
             if state.epoch and state.epoch >= 2:
                 raise KeyboardInterrupt
 
-    whole_trainer = finetune.Trainer
-    monkeypatch.setattr(finetune, "Trainer", lambda **kwargs: whole_trainer(**kwargs, callbacks=[Stop()]))
+    whole_trainer = finetune.FineTuner
+
+    def stopped(callbacks, **kwargs):
+        return whole_trainer(callbacks=[*callbacks, Stop()], **kwargs)
+
+    monkeypatch.setattr(finetune, "FineTuner", stopped)
     assert main(arguments(tables, tmp_path / "run")) == 130
     assert list((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "run" / "metrics.json").exists()
-    monkeypatch.setattr(finetune, "Trainer", whole_trainer)
+    monkeypatch.setattr(finetune, "FineTuner", whole_trainer)
     assert main(arguments(tables, tmp_path / "run")) == 0
     assert "continuing from" in capsys.readouterr().out
     load = DNABert2ForSequenceClassification.from_pretrained
@@ -136,12 +142,12 @@ def test_an_interrupted_run_continues(run, tables, tmp_path, monkeypatch, capsys
 
 
 def test_gradient_accumulation_is_the_larger_batch(tables, tmp_path):
-    """Two steps of 4 sequences are one of 8: the losses are divided by the labels of the whole, not of each part."""
+    """Two passes of 4 sequences are one of 8: the losses are divided by the labels of the whole, not of each part."""
     still = {**TINY, "hidden_dropout_prob": 0.0, "classifier_dropout": 0.0}
     # Plain gradient descent: Adam would hide a gradient that is off by a factor.
     options = {"optim": "sgd", "max_grad_norm": 0, "learning_rate": 0.1}
     options |= {"config_overrides": json.dumps(still), "num_train_epochs": 1}
-    parts = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    parts = {"per_device_train_batch_size": 4}
     assert main(arguments(tables, tmp_path / "whole", **options)) == 0
     assert main(arguments(tables, tmp_path / "parts", **options, **parts)) == 0
     load = DNABert2ForSequenceClassification.from_pretrained
@@ -209,7 +215,9 @@ def test_bad_input(tables, run, tmp_path, capsys):
         assert not (output / "metrics.json").exists() and not (output / "model.safetensors").exists()
 
     fails_with("no such folder", arguments(tmp_path / "absent", output))
-    fails_with("more than --max_length 5 tokens", arguments(tables, output, max_length=5))
+    fails_with(
+        "more than 5 tokens, as have 96 of 96 in train, 64 of 64 in dev", arguments(tables, output, max_length=5)
+    )
     fails_with("give either --model_name_or_path", arguments(tables, output, model_name_or_path=run))
     fails_with("num_attention_heads", arguments(tables, output, config_overrides='{"hidden_size": 7}'))
     fails_with("'hiden_size' is no value", arguments(tables, output, config_overrides='{"hiden_size": 8}'))
