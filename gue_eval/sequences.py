@@ -58,14 +58,14 @@ def training_sequences(gue: Path, tasks: list[Task]) -> tuple[dict[str, list[str
 def run(options: argparse.Namespace):
     """Body of the command."""
     found, left_out = training_sequences(options.data, select(options.tasks))
-    with whole_file(options.output) as partial:
-        with (gzip.open if options.output.suffix == ".gz" else open)(partial, "wt", encoding="ascii") as handle:
-            for dataset, sequences in found.items():
-                for i, sequence in enumerate(sequences):
-                    handle.write(f">{dataset.replace('/', '_')}_{i}\n{sequence}\n")
+    writer = gzip.open if options.output.suffix == ".gz" else open
+    with whole_file(options.output) as partial, writer(partial, "wt", encoding="ascii") as handle:
+        for dataset, sequences in found.items():
+            for i, sequence in enumerate(sequences):
+                handle.write(f">{dataset.replace('/', '_')}_{i}\n{sequence}\n")
     total = sum(map(len, found.values()))
     print(
-        f"{options.output}: {total:,} sequences of {len(found)} training splits; {left_out:,} that are scored left out."
+        f"{options.output}: {total:,} sequences of {len(found)} training splits, {left_out:,} that are scored left out"
     )
 
 
