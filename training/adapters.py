@@ -17,6 +17,24 @@ from ..errors import UserError
 from .architecture_rows import Architecture
 from .architectures import head_modules, in_module, lora_targets
 
+PAGE = """---
+base_model: {base}
+library_name: peft
+---
+
+LoRA adapters, with the classifier, of `{base}`:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={count}{remote})
+model = PeftModel.from_pretrained(base, "this folder")
+```
+
+Classes: {labels}
+"""
+
 
 def add_lora(
     model: nn.Module,
@@ -45,6 +63,7 @@ def add_lora(
         lora_dropout=dropout,
         target_modules=targets,
         modules_to_save=head_modules(architecture, model),
+        task_type="SEQ_CLS",
     )
     try:
         return get_peft_model(model, config)
@@ -70,10 +89,18 @@ def trainable(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def save_base_name(folder: Path, base: str):
-    """Say in `adapter_config.json` which model the adapters belong to: a Hub id, or a folder by its full path."""
+def save_adapters(model, folder: Path, base: str, architecture: Architecture):
+    """
+    Write the adapters and the head into a folder, with the base they belong to, a Hub id or a folder by its full path,
+    and a page that says how to load them.
+    """
+    model.save_pretrained(folder)
+    located = Path(locate(base))
+    name = str(located.resolve()) if located.exists() else base
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    located = Path(locate(base))
-    config["base_model_name_or_path"] = str(located.resolve()) if located.exists() else base
-    write_whole(path, json.dumps(config, indent=2) + "\n")
+    write_whole(path, json.dumps(config | {"base_model_name_or_path": name}, indent=2) + "\n")
+    labels = model.get_base_model().config.id2label
+    remote = ", trust_remote_code=True" if architecture.code != "stock" else ""
+    # In place of peft's own page, which is a form to fill in.
+    write_whole(folder / "README.md", PAGE.format(base=name, labels=labels, count=len(labels), remote=remote))

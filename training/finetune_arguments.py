@@ -198,11 +198,13 @@ def check_arguments(parsed: Arguments) -> Arguments:
         raise UserError("--data_path is missing: the folder with train.csv, dev.csv and test.csv, or a Hub dataset.")
     if args.output_dir is None:
         raise UserError("--output_dir is missing: the folder to write the model, metrics and predictions to.")
+    per_base = data_args.problem_type == "base_classification"
     if model_args.lora and model_args.freeze_backbone:
         raise UserError("--lora trains adapters inside the backbone, --freeze_backbone nothing of it; give one.")
+    if model_args.lora and (model_args.model_name_or_path is None or per_base):
+        raise UserError("--lora adapts a pretrained model to labels of whole sequences; give --model_name_or_path.")
     if model_args.merge_lora and not model_args.lora:
         raise UserError("--merge_lora is for --lora; give both or neither.")
-    per_base = data_args.problem_type == "base_classification"
     if per_base and (data_args.rc_augment or data_args.rc_average or data_args.breaks_augment):
         raise UserError(
             "--rc_augment, --breaks_augment and --rc_average are for labels of whole sequences, not of bases; leave "

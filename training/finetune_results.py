@@ -11,7 +11,7 @@ import torch
 
 from ..atomic import whole_file, write_whole
 from ..remote_code import make_self_contained
-from .adapters import save_base_name
+from .adapters import save_adapters
 from .architecture_rows import Architecture
 from .examples import Examples
 from .finetune_arguments import ModelArguments
@@ -85,25 +85,23 @@ def save_model(trainer: FineTuner, model_args: ModelArguments, architecture: Arc
     """
     The model and its tokenizer, as a folder that loads with the Auto classes.
 
-    With LoRA that folder holds the adapters, the head and the name of the base they belong to; with `--merge_lora` the
-    whole model, and its folder `adapter` those.
+    With LoRA that folder holds the adapters, the head and the name of the base they belong to, and no config.json, by
+    which transformers would take it for a whole model; with `--merge_lora` it holds the whole model, and its folder
+    `adapter` those.
     """
     output = Path(trainer.args.output_dir)
     if not model_args.lora:
         trainer.save_model(str(output))
     elif trainer.args.process_index == 0:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        adapter = output / ADAPTER if model_args.merge_lora else output
-        model.save_pretrained(adapter)
-        if model_args.model_name_or_path is not None:
-            save_base_name(adapter, model_args.model_name_or_path)
-        base = model.get_base_model()
+        save_adapters(
+            model, output / ADAPTER if model_args.merge_lora else output, model_args.model_name_or_path, architecture
+        )
         if model_args.merge_lora:
             model.merge_and_unload().save_pretrained(output)
-        else:
-            base.config.save_pretrained(output)  # the names of the classes
         trainer.processing_class.save_pretrained(output)
-    if architecture.code == "ours" and trainer.args.process_index == 0:
+    is_whole = not model_args.lora or model_args.merge_lora
+    if architecture.code == "ours" and is_whole and trainer.args.process_index == 0:
         make_self_contained(output)
 
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 from corpora import TINY, corpus, genomes  # noqa: F401 (fixtures)
+from finetuning import tables  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(autouse=True)

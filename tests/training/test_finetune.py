@@ -1,7 +1,6 @@
 """The finetune verb, end to end on a tiny network: outputs, self-containment, seeds, resuming, and bad input."""
 
 import json
-import random
 import subprocess
 import sys
 
@@ -9,42 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from finetuning import TINY, arguments
 
 from dnabert2 import DNABert2ForSequenceClassification
 from dnabert2.cli import main
 from dnabert2.tokenizer.files import load_tokenizer
 from dnabert2.training.metrics import classification_scores
-
-TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """A data set any network learns: one class is rich in A and T, the other in C and G."""
-    folder = tmp_path_factory.mktemp("tables")
-    draw = random.Random(0)
-    for split, rows in (("train", 96), ("dev", 64), ("test", 64)):
-        lines = ["sequence,label"]
-        for i in range(rows):
-            weights = (6, 1, 1, 6) if i % 2 else (1, 6, 6, 1)
-            lines.append("".join(draw.choices("ACGT", weights, k=40)) + (",promoter" if i % 2 else ",other"))
-        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def arguments(tables, output, **options):
-    values = {
-        "config_overrides": json.dumps(TINY),
-        "data_path": tables,
-        "output_dir": output,
-        "learning_rate": 1e-2,
-        "num_train_epochs": 4,
-        "global_batch_size": 8,
-        "seed": 3,
-        "use_cpu": True,
-        **options,
-    }
-    return ["finetune", *(word for key, value in values.items() for word in (f"--{key}", str(value)))]
 
 
 @pytest.fixture(scope="module")
