@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..atomic import whole_file
 from ..errors import UserError
@@ -20,7 +21,7 @@ from ..training.finetune_arguments import DataArguments, FineTuningArguments, Mo
 from ..training.finetune_results import peak_memory
 from ..training.metrics import classification_scores, confidence_intervals
 from ..training.problems import Problem, problem_of
-from ..training.tables import SPLITS, find_tables, read_table
+from ..training.tables import SPLITS, Table, find_tables, read_table
 from .check import leaked_rows
 from .floors import FLOORS
 from .recipes import recipe
@@ -59,22 +60,22 @@ def run_one(
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise UserError(f"{task.folder(gue)}: {' and '.join(missing)} missing; fetch the data with `gue download`.")
+    tables, problem = read_task(task, gue)
+    rows = {split: len(table.sequences) for split, table in tables.items()}
     if model in FLOORS:
-        found = _floor(model, task, gue, seed, overrides or {})
+        found = _floor(model, task, tables, problem, seed, overrides or {})
     else:
-        found = _finetuned(model, task, gue, recipe_name, seed, folder, overrides or {})
+        settings = recipe(recipe_name, task, gpu=torch.cuda.is_available(), model=model, train_rows=rows["train"])
+        settings |= {"seed": seed, **(overrides or {})}
+        found = _finetuned(model, task, gue, {k: v for k, v in settings.items() if v is not None}, folder)
     data = {
-        "rows": found.pop("rows"),
+        "rows": rows,
         "sha256": {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in splits.items()},
     }
-    return {"metric": task.metric, **found, **_without_leaks(task, gue, found["predictions"]), "data": data}
+    return {"metric": task.metric, **found, **_without_leaks(tables, found["predictions"]), "data": data}
 
 
-def _finetuned(model: str, task: Task, gue: Path, recipe_name: str, seed: int, folder: Path, overrides: dict) -> dict:
-    import torch
-
-    settings = recipe(recipe_name, task, gpu=torch.cuda.is_available(), model=model) | {"seed": seed} | overrides
-    settings = {key: value for key, value in settings.items() if value is not None}
+def _finetuned(model: str, task: Task, gue: Path, settings: dict, folder: Path) -> dict:
     options = {
         **settings,
         "model_name_or_path": model,
@@ -91,7 +92,7 @@ def _finetuned(model: str, task: Task, gue: Path, recipe_name: str, seed: int, f
             raise
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))  # killed before its record
     kept = ("test", "dev", "confidence", "restarts", "parameters", "trained_parameters", "train_seconds", "dead")
-    kept += ("peak_memory_bytes", "rows", "truncation", "steps", "best_step", "best_by", "rc_average", "provenance")
+    kept += ("peak_memory_bytes", "truncation", "steps", "best_step", "best_by", "rc_average", "provenance")
     found = {key: metrics[key] for key in kept}
     found["predictions"] = _read_predictions(folder / "predictions.parquet", list(task.label_names))
     return found | {"settings": settings}
@@ -110,12 +111,9 @@ def _read_predictions(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def _floor(name: str, task: Task, gue: Path, seed: int, overrides: dict) -> dict:
-    import torch
-
+def _floor(name: str, task: Task, tables: dict[str, Table], problem: Problem, seed: int, overrides: dict) -> dict:
     if overrides:
         raise UserError(f"--set is for models that are fine-tuned; {name} chooses its settings itself, leave it out.")
-    tables, problem = read_task(task, gue)
     splits = {split: (table.sequences, problem.targets(table)) for split, table in tables.items()}
     device = "cuda" if torch.cuda.is_available() and name == "cnn" else "cpu"
     start = time.perf_counter()
@@ -144,23 +142,21 @@ def _floor(name: str, task: Task, gue: Path, seed: int, overrides: dict) -> dict
         "train_seconds": round(time.perf_counter() - start, 1),
         "peak_memory_bytes": peak_memory(torch.device(device)),
         "notes": result.notes,
-        "rows": {split: len(rows) for split, (rows, _) in splits.items()},
         "settings": result.settings,
         "provenance": provenance(device),
         "predictions": predictions,
     }
 
 
-def read_task(task: Task, gue: Path) -> tuple[dict, Problem]:
+def read_task(task: Task, gue: Path) -> tuple[dict[str, Table], Problem]:
     """The tables of a task by split, and its problem."""
     policy = TextPolicy()
     tables = {split: read_table(source, policy) for split, source in find_tables(task.folder(gue)).items()}
     return tables, problem_of(tables["train"], None, list(task.label_names))
 
 
-def _without_leaks(task: Task, gue: Path, predictions: dict[str, np.ndarray]) -> dict:
+def _without_leaks(tables: dict[str, Table], predictions: dict[str, np.ndarray]) -> dict:
     """The test scores once more, without the rows that stand in train; None if there are no such rows."""
-    tables, _ = read_task(task, gue)
     keys = {
         split: list(zip(table.sequences, table.pairs, strict=True)) if table.pairs else table.sequences
         for split, table in tables.items()

@@ -127,10 +127,10 @@ def list_jobs(options: argparse.Namespace) -> list[tuple[str, Task, int]]:
 def parse_seeds(text: str) -> list[int]:
     """ "3" is 42, 43 and 44; "7,8" is these two."""
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UserError(f"--seeds {text}: give how many, such as 3, or numbers with commas, such as 42,43.") from None
-    if "," not in text:
+    if "," not in text and numbers:
         numbers = list(range(42, 42 + numbers[0]))
     if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
         raise UserError(f"--seeds {text}: give at least one seed, each once and none below 0.")
