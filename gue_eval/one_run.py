@@ -15,6 +15,7 @@ from ..atomic import whole_file
 from ..errors import UserError
 from ..provenance import provenance
 from ..tokenizer.policy import TextPolicy
+from ..training.architectures import architecture_of, hidden_size
 from ..training.arguments import parse_values
 from ..training.finetune import run as finetune
 from ..training.finetune_arguments import DataArguments, FineTuningArguments, ModelArguments, check_arguments
@@ -40,6 +41,7 @@ def run_one(
     seed: int,
     folder: Path,
     overrides: dict | None = None,
+    trust_remote_code: bool = False,
 ) -> dict:
     """
     Train and score; `folder` receives the model and its checkpoints, and continues what was interrupted there.
@@ -48,6 +50,7 @@ def run_one(
         model: a floor's name, or whatever `finetune` takes.
         recipe_name: of `recipes.json`; floors have their own ways.
         overrides: settings of `finetune` instead of the recipe's.
+        trust_remote_code: run the code that a foreign model brings along.
 
     Returns:
         The record of a finished run, with `predictions`, a table of columns, beside what is written.
@@ -65,8 +68,17 @@ def run_one(
     if model in FLOORS:
         found = _floor(model, task, tables, problem, seed, overrides or {})
     else:
-        settings = recipe(recipe_name, task, gpu=torch.cuda.is_available(), model=model, train_rows=rows["train"])
-        settings |= {"seed": seed, **(overrides or {})}
+        settings = recipe(
+            recipe_name,
+            task,
+            gpu=torch.cuda.is_available(),
+            model=model,
+            train_rows=rows["train"],
+            hidden_size=hidden_size(model),
+        )
+        if architecture_of(model, trust_remote_code).code != "ours":
+            del settings["pooling"]  # they bring their own head
+        settings |= {"seed": seed, "trust_remote_code": trust_remote_code, **(overrides or {})}
         found = _finetuned(model, task, gue, {k: v for k, v in settings.items() if v is not None}, folder)
     data = {
         "rows": rows,

@@ -6,7 +6,7 @@
 loss, the summary token, one seed. `robust` is in `recipes.json`: nothing is cut; the checkpoint with the best score
 counts; tokens are averaged; a run that stays at chance is started anew; several seeds; and tasks whose sequences have
 no strand (transcription factors, histone marks, pieces of genomes) are trained on both. Later blocks override earlier
-ones: `default`, the task, the dataset, the model's family.
+ones: `default`, the task, the dataset, the model's family, small models and theirs.
 """
 
 import argparse
@@ -60,6 +60,7 @@ def recipe(
     model: str | None = None,
     gpu: bool = False,
     train_rows: int | None = None,
+    hidden_size: int | None = None,
 ) -> dict:
     """
     Settings of one fine-tuning run.
@@ -68,9 +69,9 @@ def recipe(
         name: "published" or "robust".
         task: a task, or the name of one.
         model_family: "DNABERT-2", "DNABERT k-mer" or "Nucleotide Transformer"; by default that of `model`.
-        model: folder or Hub id of the model, by which its family is told (`family_of`), and settings that a single
-            model has in `robust`.
+        model: folder or Hub id of the model, by which its family is told (`family_of`).
         gpu: the run is on a GPU, where it may be in half precision.
+        hidden_size: the model's width; narrow ones take larger steps in `robust`.
         train_rows: rows of the training split, of which the warm-up is a part in `robust`; by default the table's.
 
     Returns:
@@ -86,17 +87,22 @@ def recipe(
         raise UserError(f"there is no model family {model_family!r}; choose one of {', '.join(MODEL_FAMILIES)}.")
     if isinstance(task, str):
         task = _one_task(task)
-    settings = dict(block["default"])
+    settings, precision = dict(block["default"]), block["precision_on_gpu"]
     if name == "published":
         settings |= _published(task, model_family, block)
     else:
         for key in (task.family, task.dataset):
             settings |= block["tasks"].get(key, {})
-        settings |= block["model_families"][model_family] | block["models"].get(model, {})
+        settings |= block["model_families"][model_family]
+        if hidden_size is not None and hidden_size <= block["small"]["hidden_size"]:
+            precision = block["small"]["precision_on_gpu"]
+            settings |= block["small"]["default"]
+            for key in (task.family, task.dataset):
+                settings |= block["small"]["tasks"].get(key, {})
         settings["warmup_steps"] = _warmup_steps(settings, block["warmup_ratio"], train_rows or task.train)
     settings["seed"] = block["seeds"][0]
-    if gpu:
-        settings[block["precision_on_gpu"]] = True
+    if gpu and precision is not None:
+        settings[precision] = True
     return settings
 
 

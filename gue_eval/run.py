@@ -47,6 +47,9 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of finetune instead of the recipe's"
     )
     parser.add_argument("--name", default=None, help="call the recipe so in the records, if --set changes it")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run the code that foreign models bring along"
+    )
     parser.add_argument("--keep_models", action="store_true", help="keep the fine-tuned models, under models/")
     return parser.parse_args(argv)
 
@@ -90,7 +93,7 @@ def _attempt(options, overrides: dict, recipe_name: str, model: str, task: Task,
     }
     folder = options.output / "models" / path.stem
     try:
-        found = run_one(model, task, options.data, options.recipe, seed, folder, overrides)
+        found = run_one(model, task, options.data, options.recipe, seed, folder, overrides, options.trust_remote_code)
         write_predictions(found.pop("predictions"), path.with_suffix(".predictions.parquet"))
         record |= found
     except Exception as error:  # recorded, reported and in the exit code: one run must not end the others

@@ -47,6 +47,12 @@ def architecture_of(name_or_path: str | Path, trust_remote_code: bool = False) -
     return architecture
 
 
+def hidden_size(name_or_path: str | Path) -> int | None:
+    """The width of a model's vectors by its configuration; None for one that calls it otherwise."""
+    config = _read_config(locate(name_or_path))
+    return config.get("hidden_size", config.get("d_model"))
+
+
 def _read_config(name: str) -> dict:
     path = Path(name)
     if path.is_file():

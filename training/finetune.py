@@ -64,6 +64,7 @@ def build_model(args: ModelArguments, problem: Problem, architecture: Architectu
     per_base = problem.kind == "base_classification"
     if per_base:
         settings["bases_per_token"] = longest_token(tokenizer)
+    backend = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     labels = {**problem.labels, "problem_type": problem.problem_type}
     name = args.model_name_or_path
     if architecture.code != "ours" and (per_base or args.pooling is not None):
@@ -71,11 +72,13 @@ def build_model(args: ModelArguments, problem: Problem, architecture: Architectu
         raise UserError(f"{name}: {option} is for DNABERT-2 models; a {architecture.name} brings its own head.")
     if name is None:
         model_class = DNABert2ForTokenClassification if per_base else DNABert2ForSequenceClassification
-        model = model_class(
-            new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer), **labels, **settings)
-        )
+        config = new_config(DNABert2Config, args.config_overrides, vocab_size=len(tokenizer), **labels, **settings)
+        try:
+            model = model_class._from_config(config, dtype=torch.float32, **backend)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"--attn_implementation {args.attn_implementation}: {error}") from error
     elif per_base:
-        model = load_model("DNABert2ForTokenClassification", name, **labels, **settings)
+        model = load_model("DNABert2ForTokenClassification", name, **labels, **settings, **backend)
     else:
         model = load_classifier(
             name,
@@ -84,6 +87,7 @@ def build_model(args: ModelArguments, problem: Problem, architecture: Architectu
             labels=problem.labels,
             trust_remote_code=args.trust_remote_code,
             **settings,
+            **backend,
         )
     fit_tokenizer(tokenizer, model)
     if len(tokenizer) > model.config.vocab_size:

@@ -36,6 +36,9 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the code that a foreign model brings along, as HyenaDNA does."}
     )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention backend; by default the fastest that works here."}
+    )
     pooling: str | None = field(
         default=None,
         metadata={

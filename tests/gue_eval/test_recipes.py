@@ -1,6 +1,7 @@
 """Recipes: the released scripts' rows, digit by digit, and what ours changes about them."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from dnabert2.errors import UserError
 from dnabert2.gue_eval.recipes import MODEL_FAMILIES, family_of, main, recipe, recipe_names, seeds
 from dnabert2.gue_eval.tasks import HERE, all_tasks, select
+from dnabert2.training.finetune_arguments import DataArguments, FineTuningArguments, ModelArguments
+
+OPTIONS = (ModelArguments, DataArguments, FineTuningArguments)
 
 
 def released() -> list[dict]:
@@ -90,15 +94,16 @@ def test_blocks_of_the_data_file_name_what_exists():
     assert seeds("published") == [42] and len(seeds("robust")) == len(set(seeds("robust"))) >= 3
 
 
-def test_settings_are_options_of_transformers_or_ours():
-    from transformers import TrainingArguments
-
-    ours = {"max_length", "allow_truncation", "global_batch_size", "pooling", "rc_augment", "plateau_restarts"}
-    ours |= {"early_stopping_patience", "lora", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"}
+def test_settings_are_options_of_finetune():
+    options = {field.name for group in OPTIONS for field in dataclasses.fields(group)}
     for name in recipe_names():
         for family in MODEL_FAMILIES:
-            settings = set(recipe(name, "tf/0", family, gpu=True))
-            assert settings - ours <= set(TrainingArguments.__dataclass_fields__)
+            assert set(recipe(name, "tf/0", family, gpu=True)) <= options
+
+
+def test_small_models_take_larger_steps():
+    large, small = (recipe("robust", "tf/0", hidden_size=size, gpu=True) for size in (768, 384))
+    assert large["learning_rate"] < small["learning_rate"] and large["bf16"] and "bf16" not in small
 
 
 @pytest.mark.parametrize(
