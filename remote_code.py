@@ -16,9 +16,7 @@ def write_code(folder: str | Path) -> list[Path]:
     Returns:
         The files written.
     """
-    sources = [ROOT / "configuration_dnabert2.py", ROOT / "modeling_dnabert2.py"]
-    sources += sorted(path for path in (ROOT / "bert_layers").glob("*.py") if path.name != "__init__.py")
-    names = [path.name for path in sources]
+    sources, names = _sources(), code_names()
     assert len(set(names)) == len(names), f"exported modules must have unique names: {names}"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,6 +24,16 @@ def write_code(folder: str | Path) -> list[Path]:
         text = path.read_text(encoding="utf-8")
         write_whole(folder / path.name, text.replace("from .bert_layers.", "from .").replace("from ..", "from ."))
     return [folder / name for name in names]
+
+
+def code_names() -> list[str]:
+    """The names of the files that `write_code` writes."""
+    return [path.name for path in _sources()]
+
+
+def _sources() -> list[Path]:
+    sources = [ROOT / "configuration_dnabert2.py", ROOT / "modeling_dnabert2.py"]
+    return sources + sorted(path for path in (ROOT / "bert_layers").glob("*.py") if path.name != "__init__.py")
 
 
 def make_self_contained(folder: str | Path):

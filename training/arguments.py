@@ -45,11 +45,31 @@ def parse_options(dataclasses: tuple[type, ...], argv: list[str], description: s
 
 
 def parse_values(dataclasses: tuple[type, ...], values: dict) -> tuple:
-    """One instance of each dataclass from settings as a program has them; raises UserError as `parse_options` does."""
+    """
+    One instance of each dataclass from settings as a program has them; those that are None keep their defaults.
+
+    Raises:
+        UserError: for an unknown setting, or a value of another type or not among the choices.
+    """
+    parser = HfArgumentParser(dataclasses)
+
+    def refuse(message: str):
+        raise UserError(f"the options cannot be used: {message}.")
+
+    parser.error = refuse
+    words = []
+    for key, value in values.items():
+        if value is not None:
+            words.append(f"--{key}")
+            words += map(_word, value) if isinstance(value, list | tuple) else [_word(value)]
     try:
-        return HfArgumentParser(dataclasses).parse_dict(values)
+        return parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"the options cannot be used: {error}") from error
+
+
+def _word(value) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _configuration_file(argv: list[str]) -> tuple[Path | None, list[str]]:

@@ -92,7 +92,7 @@ class Augmentation:
     What training sees of a sequence, each epoch anew.
 
     Attributes:
-        either_strand: a sequence or its reverse complement.
+        either_strand: a sequence or its reverse complement; of a pair both or neither.
         breaks: probability that no token spans the place between two bases, so that the same sequence is cut into
             other byte pairs each time, as in BPE-dropout (Provilkov et al. 2020), which no `tokenizers` can seed.
     """
@@ -100,14 +100,15 @@ class Augmentation:
     either_strand: bool = False
     breaks: float = 0.0
 
-    def apply(self, sequences: list[str], generator: np.random.Generator) -> list[str]:
-        """Other texts of the same sequences; a space is where a token must end."""
-        if self.either_strand:
-            turned = generator.integers(0, 2, len(sequences))
-            sequences = [reverse_complement(s) if turn else s for s, turn in zip(sequences, turned, strict=True)]
-        if self.breaks:
-            sequences = [_broken(s, generator.random(max(len(s) - 1, 0)) < self.breaks) for s in sequences]
-        return sequences
+    def strands(self, rows: int, generator: np.random.Generator) -> np.ndarray:
+        """Which rows are read from the other strand: (rows,) of 0 and 1."""
+        return generator.integers(0, 2, rows) if self.either_strand else np.zeros(rows, dtype=int)
+
+    def broken(self, sequences: list[str], generator: np.random.Generator) -> list[str]:
+        """The same sequences with a space wherever a token must end."""
+        if not self.breaks:
+            return sequences
+        return [_broken(s, generator.random(max(len(s) - 1, 0)) < self.breaks) for s in sequences]
 
 
 def _broken(sequence: str, breaks: np.ndarray) -> str:
@@ -145,10 +146,18 @@ def encode_tables(
         columns = encode(tokenizer, sequences, pairs, architecture, limit, limit is not None)
         return _rows(columns, token_types)
 
-    whole = {split: rows_of(table.sequences, table.pairs, None) for split, table in tables.items()}
-    truncations = {split: _truncation(rows, max_length) for split, rows in whole.items()}
+    def other_strand(table: Table) -> tuple[list[str], list[str] | None]:
+        pairs = None if table.pairs is None else [reverse_complement(s) for s in table.pairs]
+        return [reverse_complement(s) for s in table.sequences], pairs
+
+    whole, other = {}, {}
+    for split, table in tables.items():
+        whole[split] = rows_of(table.sequences, table.pairs, None)
+        if augmentation.either_strand if split == "train" else rc_average:
+            other[split] = rows_of(*other_strand(table), None)
+    truncations = {split: _truncation(rows, other.get(split), max_length) for split, rows in whole.items()}
     if not allow_truncation:
-        _refuse_truncation(tables, truncations, whole)
+        _refuse_truncation(tables, truncations, whole, other)
     examples = {}
     for split, table in tables.items():
         limit = max_length if truncations[split].cut else None
@@ -159,39 +168,69 @@ def encode_tables(
         if bases_per_token is not None:
             base_labels = targets
             targets = _token_targets(table.sequences, base_labels, tokenizer, bases_per_token)
-        other, augment = None, None
-        if rc_average and split != "train":
-            pairs = None if table.pairs is None else [reverse_complement(s) for s in table.pairs]
-            other = rows_of([reverse_complement(s) for s in table.sequences], pairs, limit)
+        if limit is not None and split in other:
+            other[split] = rows_of(*other_strand(table), limit)
+        augment = None
         if split == "train" and augmentation != Augmentation():
-            augment = _augmenter(table, augmentation, partial(rows_of, limit=max_length))
+            strands = [rows, other.get(split, rows)]
+            texts = [(table.sequences, table.pairs), other_strand(table)]
+            augment = _augmenter(strands, texts, augmentation, partial(rows_of, limit=None), max_length)
         examples[split] = Examples(
-            rows, targets, other_strand=other, augment=augment, seed=seed, base_labels=base_labels
+            rows,
+            targets,
+            other_strand=None if split == "train" else other.get(split),
+            augment=augment,
+            seed=seed,
+            base_labels=base_labels,
         )
     return examples, truncations
 
 
-def _augmenter(table: Table, augmentation: Augmentation, rows_of) -> Callable[[np.random.Generator], list[dict]]:
+def _augmenter(
+    strands: list[list[dict]], texts: list[tuple], augmentation: Augmentation, rows_of, limit: int | None
+) -> Callable[[np.random.Generator], list[dict]]:
+    """Rows of either strand; with breaks, but for those that would then be longer than the limit."""
+
     def augment(generator: np.random.Generator) -> list[dict]:
-        sequences = augmentation.apply(table.sequences, generator)
-        pairs = None if table.pairs is None else augmentation.apply(table.pairs, generator)
-        return rows_of(sequences, pairs)
+        turned = augmentation.strands(len(strands[0]), generator)
+        rows = [strands[turn][i] for i, turn in enumerate(turned)]
+        if not augmentation.breaks:
+            return rows
+        sequences = augmentation.broken([texts[turn][0][i] for i, turn in enumerate(turned)], generator)
+        pairs = None
+        if texts[0][1] is not None:
+            pairs = augmentation.broken([texts[turn][1][i] for i, turn in enumerate(turned)], generator)
+        broken = rows_of(sequences, pairs)
+        if limit is None:
+            return broken
+        return [b if len(b["input_ids"]) <= limit else row for row, b in zip(rows, broken, strict=True)]
 
     return augment
 
 
-def _truncation(rows: list[dict], limit: int | None) -> Truncation:
+def _lengths(rows: list[dict], other: list[dict] | None) -> list[int]:
+    """Tokens of each row, of the longer strand where both are read."""
     lengths = [len(row["input_ids"]) for row in rows]
+    return lengths if other is None else [max(n, len(row["input_ids"])) for n, row in zip(lengths, other, strict=True)]
+
+
+def _truncation(rows: list[dict], other: list[dict] | None, limit: int | None) -> Truncation:
+    lengths = _lengths(rows, other)
     cut = 0 if limit is None else sum(length > limit for length in lengths)
     return Truncation(len(lengths), max(lengths), cut, limit)
 
 
-def _refuse_truncation(tables: dict[str, Table], truncations: dict[str, Truncation], rows: dict[str, list[dict]]):
+def _refuse_truncation(
+    tables: dict[str, Table],
+    truncations: dict[str, Truncation],
+    rows: dict[str, list[dict]],
+    other: dict[str, list[dict]],
+):
     cut = {split: found for split, found in truncations.items() if found.cut}
     if not cut:
         return
     split, limit = next(iter(cut)), next(iter(cut.values())).limit
-    first = next(i for i, row in enumerate(rows[split]) if len(row["input_ids"]) > limit)
+    first = next(i for i, length in enumerate(_lengths(rows[split], other.get(split))) if length > limit)
     counts = ", ".join(f"{found.cut:,} of {found.rows:,} in {name}" for name, found in cut.items())
     longest = max(found.longest for found in cut.values())
     raise UserError(

@@ -11,6 +11,7 @@ Hub repository, `metrics.json`, `predictions.parquet` and plots. An interrupted 
 last checkpoint.
 """
 
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
+from ..bundled import locate
 from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError, run_verb
 from ..genome.base_map import longest_token, scatter_base_logits, token_spans
@@ -48,6 +50,7 @@ from .model_settings import new_config
 from .problems import Problem, problem_of
 from .processes import from_main, leave
 from .runs import check_output, make_output, read_restarts, run_settings, start_output, write_restarts
+from .table_formats import Source
 from .tables import Table, find_tables, read_table
 
 
@@ -130,7 +133,10 @@ def run(arguments: Arguments) -> dict:
     if args.device.type == "cpu":
         # One of several processes calls it cpu:1 with transformers 4, a name that torch.load does not know.
         vars(args)["_setup_devices"] = torch.device("cpu")
-    settings = run_settings(model_args, data_args, args)
+    sources = find_tables(data_args.data_path)
+    _refuse_own_output(output, model_args, data_args)
+    # The tables themselves, not only their names: a run does not go on with other rows than it began with.
+    settings = run_settings(model_args, data_args, args) | {"tables_sha256": checksums(sources)}
     checkpoint, restarts = from_main(lambda: _earlier(settings, output, data_args.overwrite), args)
     if not sys.stderr.isatty():
         args.disable_tqdm = True
@@ -139,10 +145,10 @@ def run(arguments: Arguments) -> dict:
 
     policy = TextPolicy(not data_args.keep_case, not data_args.keep_u, data_args.iupac, data_args.n)
     report = PolicyReport(policy=policy)
-    tables = read_tables(data_args, policy, report)
+    tables = read_tables(sources, data_args, policy, report)
     per_base = data_args.problem_type == "base_classification"
     problem = problem_of(tables["train"], data_args.problem_type, data_args.class_names)
-    choose_best_by(args, problem.default_metric)
+    choose_best_by(args, problem.default_metric, problem.scores)
     if "dev" not in tables:
         _without_dev(args)
     architecture, tokenizer = _architecture_and_tokenizer(model_args)
@@ -156,7 +162,7 @@ def run(arguments: Arguments) -> dict:
         tokenizer,
         architecture,
         report,
-        max_length=data_args.max_length or max_tokens(architecture, model.config),
+        max_length=_limit(data_args, architecture, model),
         allow_truncation=data_args.allow_truncation,
         bases_per_token=model.config.bases_per_token if per_base else None,
         token_types=not data_args.no_token_types,
@@ -173,6 +179,7 @@ def run(arguments: Arguments) -> dict:
             f"them trained; {len(tables['train'].sequences):,} training rows, {args.global_batch_size} a step."
         )
     make_output(output)
+    start = time.perf_counter()
     while True:
         may_restart = len(restarts) < args.plateau_restarts and "dev" in tables
         trainer = make_trainer(model, args, problem, tokenizer, tables, examples, data_args, may_restart)
@@ -185,7 +192,6 @@ def run(arguments: Arguments) -> dict:
         trainer.accelerator.wait_for_everyone()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
             break
@@ -197,6 +203,7 @@ def run(arguments: Arguments) -> dict:
         set_seed(args.seed)
         model = build_model(model_args, problem, architecture, tokenizer)
     found = {
+        # Of all attempts since this start, not of those before an interruption.
         "train_seconds": round(time.perf_counter() - start, 1),
         "seed": args.seed,
         "restarts": restarts,
@@ -218,10 +225,30 @@ def _earlier(settings: dict, output: Path, overwrite: bool) -> tuple[str | None,
     return checkpoint, read_restarts(settings, output)
 
 
-def read_tables(args: DataArguments, policy: TextPolicy, report: PolicyReport) -> dict[str, Table]:
-    """The tables of `--data_path`, by split; raises UserError where they cannot be used."""
+def checksums(sources: dict[str, Source]) -> dict[str, str | None]:
+    """The sha256 of each table's file; None of a Hub dataset's."""
+    return {
+        split: None if source.path is None else hashlib.sha256(source.path.read_bytes()).hexdigest()
+        for split, source in sources.items()
+    }
+
+
+def _refuse_own_output(output: Path, model_args: ModelArguments, data_args: DataArguments):
+    for option, name in (
+        ("model_name_or_path", model_args.model_name_or_path),
+        ("tokenizer_name", model_args.tokenizer_name),
+        ("data_path", data_args.data_path),
+    ):
+        if name is not None and Path(locate(name)).resolve() == output.resolve():
+            raise UserError(f"--output_dir {output}: is the folder of --{option}; choose another one.")
+
+
+def read_tables(
+    sources: dict[str, Source], args: DataArguments, policy: TextPolicy, report: PolicyReport
+) -> dict[str, Table]:
+    """The tables by split; raises UserError where they cannot be used."""
     tables = {}
-    for split, source in find_tables(args.data_path).items():
+    for split, source in sources.items():
         tables[split] = read_table(
             source,
             policy,
@@ -234,6 +261,13 @@ def read_tables(args: DataArguments, policy: TextPolicy, report: PolicyReport) -
         if (tables[split].pairs is None) != (tables["train"].pairs is None):
             raise UserError(f"{tables[split].path}: the tables must all have the column {args.pair_column}, or none.")
     return tables
+
+
+def _limit(args: DataArguments, architecture: Architecture, model: nn.Module) -> int | None:
+    most = max_tokens(architecture, model.config)
+    if args.max_length is not None and most is not None and args.max_length > most:
+        raise UserError(f"--max_length {args.max_length}: the model takes at most {most} tokens; give at most that.")
+    return args.max_length or most
 
 
 def _without_dev(args: FineTuningArguments):

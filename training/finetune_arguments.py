@@ -125,7 +125,10 @@ class DataArguments:
         default="keep",
         metadata={"help": "N: keep, collapse runs of it, or drop.", "choices": ["keep", "collapse", "drop"]},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --output_dir."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace an earlier run in --output_dir that is finished or had other settings."},
+    )
 
 
 @dataclass
@@ -219,6 +222,12 @@ def check_arguments(parsed: Arguments) -> Arguments:
         raise UserError("--allow_truncation would cut off bases that have labels; cut the sequences in the tables.")
     if per_base and model_args.pooling:
         raise UserError("--pooling is for labels of whole sequences, not of bases; leave it out.")
+    if args.early_stopping_patience is not None and (args.eval_strategy == "no" or not args.load_best_model_at_end):
+        raise UserError("--early_stopping_patience needs --eval_strategy epoch or steps and --load_best_model_at_end.")
+    if args.label_smoothing_factor:
+        raise UserError("--label_smoothing_factor has no effect on the losses of this command; leave it out.")
+    if args.auto_find_batch_size:
+        raise UserError("--auto_find_batch_size would change what a step sees; set --per_device_train_batch_size.")
     if args.gradient_accumulation_steps != 1:
         raise UserError("--gradient_accumulation_steps follows from --global_batch_size; leave it out.")
     metric = args.metric_for_best_model or AUTO
@@ -265,8 +274,22 @@ def share_out(args: FineTuningArguments):
     args.per_device_train_batch_size, args.gradient_accumulation_steps = micro, share // micro
 
 
-def choose_best_by(args: FineTuningArguments, default: str):
-    """Settle which development score chooses the checkpoint, and its direction, before the Trainer reads them."""
+def choose_best_by(args: FineTuningArguments, default: str, scores: tuple[str, ...]):
+    """
+    Settle which development score chooses the checkpoint, and its direction, before the Trainer reads them.
+
+    Args:
+        default: the problem's usual score.
+        scores: all that the problem has.
+
+    Raises:
+        UserError: if the score that was asked for is none of them.
+    """
     metric = args.metric_for_best_model or AUTO
     args.metric_for_best_model = default if metric == AUTO else metric.removeprefix("eval_")
+    if args.metric_for_best_model not in (*scores, "loss"):
+        raise UserError(
+            f"--metric_for_best_model {args.metric_for_best_model}: these labels have no such score; choose one of "
+            f"{', '.join(scores)}, loss."
+        )
     args.greater_is_better = greater_is_better(args.metric_for_best_model)

@@ -1,6 +1,7 @@
 """What a fine-tuning run leaves behind: the model, scores with confidence intervals, predictions and plots."""
 
 import json
+import math
 import resource
 import shutil
 import sys
@@ -59,7 +60,8 @@ def save_run(
     record = {
         **scores,
         "confidence": intervals,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        # peft keeps what it replaces.
+        "parameters": sum(p.numel() for n, p in trainer.model.named_parameters() if "original_module" not in n),
         "best_dev": trainer.state.best_metric,
         "best_by": args.metric_for_best_model if trainer.state.best_metric is not None else None,
         "best_step": trainer.state.best_global_step,
@@ -68,6 +70,7 @@ def save_run(
         "peak_memory_bytes": peak_memory(args.device),
         **found,
     }
+    record = _finite(record)
     if args.process_index == 0:
         if "test" in predicted:
             write_predictions(tables["test"], problem, predicted["test"][0], output / "predictions.parquet")
@@ -75,7 +78,7 @@ def save_run(
         training_png(trainer.state.log_history, output / "training.png")
         for folder in output.glob("checkpoint-*"):  # only of use to continue a run that is not whole
             shutil.rmtree(folder)
-        write_whole(output / "metrics.json", json.dumps(record, indent=2) + "\n")
+        write_whole(output / "metrics.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
         say(record, output)
     trainer.accelerator.wait_for_everyone()
     return record
@@ -145,13 +148,22 @@ def say(record: dict, output: Path):
             values = {k: v for k, v in record[split].items() if isinstance(v, float)}
             print(split, " ".join(f"{name} {value:.4f}" for name, value in values.items()))
     if record["dead"]:
-        print("warning: all predictions are the same, also after the last restart; try another learning rate.")
+        print("warning: all predictions are the same or no numbers; try another learning rate.")
     best = next((name for name in ("matthews_correlation", "pearson") if name in record.get("test", {})), None)
     if best is not None and record["test"][best] is not None:
         name = {"matthews_correlation": "MCC", "pearson": "Pearson"}[best]
         between = record["confidence"].get(best)
         interval = "" if not between else f", 95 % between {between[0]:.4f} and {between[1]:.4f}"
         print(f"test {name} {record['test'][best]:.4f}{interval} ({output}/metrics.json)")
+
+
+def _finite(value):
+    """The same record, with None for numbers that JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_per_base(problem: Problem) -> bool:

@@ -9,10 +9,13 @@ from accelerate.utils import gather_object
 from transformers import Trainer
 
 from .examples import Collator, Examples
+from .metrics import greater_is_better
 from .problems import IGNORE, Problem
 
 # Predictions of a regression that differ by less than this share of the targets' spread are all the same.
 FLAT = 1e-3
+# As are classes of all rows, if none of their probabilities differs by more.
+FLAT_PROBABILITIES = 0.05
 
 
 class DeadRun(Exception):
@@ -46,7 +49,13 @@ class FineTuner(Trainer):
 
     def _loss(self, outputs, labels, num_items_in_batch=None) -> torch.Tensor:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        return weighted_loss(logits, labels, self.problem.kind, self.class_weights, num_items_in_batch)
+        if torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.flatten()[0]  # the same number for each GPU of DataParallel
+        loss = weighted_loss(logits, labels, self.problem.kind, self.class_weights, num_items_in_batch)
+        if self.args.n_gpu > 1 and num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # The Trainer multiplies what it takes for one GPU's share; with DataParallel this is the whole batch's.
+            loss = loss / self.args.n_gpu
+        return loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss and scores on a table, logged and given to the callbacks like the Trainer's own."""
@@ -56,9 +65,10 @@ class FineTuner(Trainer):
         scores = self.problem.score(*self.problem.score_arrays(logits, targets))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **scores}.items()}
         metrics[f"{metric_key_prefix}_flat"] = float(is_flat(self.problem, logits, targets))
-        # A score that is not defined chooses no checkpoint.
-        metrics = {name: float("-inf") if value is None else value for name, value in metrics.items()}
-        self.log({name: value for name, value in metrics.items() if value != float("-inf")})
+        # A score that is not defined, or not finite, chooses no checkpoint.
+        worst = {name: float("-inf") if greater_is_better(name) else float("inf") for name in metrics}
+        metrics = {n: v if v is not None and np.isfinite(v) else worst[n] for n, v in metrics.items()}
+        self.log({name: value for name, value in metrics.items() if np.isfinite(value)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._look_for_plateau()
         return metrics
@@ -127,11 +137,19 @@ def flat_targets(examples: Examples) -> np.ndarray:
 
 
 def is_flat(problem: Problem, logits: np.ndarray, targets: np.ndarray) -> bool:
-    """Whether all predictions are the same, in a table that has more than one row."""
+    """
+    Whether the network says the same of all rows, though they differ: one class each time and about as probable, or
+    about the same number. So does one whose outputs are no numbers any more.
+    """
+    if not np.isfinite(logits).all():
+        return True
+    if len(logits) < 2 or (targets == targets[:1]).all():
+        return False
     predictions = problem.predictions(logits)
     if problem.kind == "regression":
         return bool(np.ptp(predictions, axis=0).max() <= FLAT * targets.std(axis=0).max())
-    return bool((predictions == predictions[:1]).all())
+    same = (predictions == predictions[:1]).all()
+    return bool(same and np.ptp(problem.probabilities(logits), axis=0).max() < FLAT_PROBABILITIES)
 
 
 def weighted_loss(

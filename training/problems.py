@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError
-from .metrics import classification_scores, multi_label_scores, regression_scores
+from .metrics import (
+    CLASSIFICATION,
+    MULTI_LABEL,
+    REGRESSION,
+    classification_scores,
+    multi_label_scores,
+    regression_scores,
+)
 from .tables import IGNORE, UNLABELLED, Table, class_names, float_labels, label_ids, multi_label_ids, per_base_ids
 
 
@@ -27,6 +34,7 @@ class Problem:
     names: tuple[str, ...] = ()
     kind = "single_label_classification"
     default_metric = "matthews_correlation"
+    scores = CLASSIFICATION
 
     def __post_init__(self):
         names = tuple(self.names) or self.values
@@ -87,6 +95,7 @@ class MultiLabel(Problem):
     """Several labels, each there or not."""
 
     kind = "multi_label_classification"
+    scores = MULTI_LABEL
 
     def targets(self, table: Table) -> list:
         return list(multi_label_ids(table))
@@ -106,7 +115,8 @@ class MultiLabel(Problem):
     def weights(self, targets: list) -> np.ndarray:
         """Of each label, how much a row that has it counts: as much together as the rows that have not."""
         found = np.asarray(targets).mean(axis=0)
-        return (1 - found) / np.clip(found, 1 / len(targets), None)
+        found = np.clip(found, 1 / len(targets), 1 - 1 / len(targets))  # of labels that no row or every row has
+        return (1 - found) / found
 
     def columns(self, table: Table, logits: np.ndarray) -> dict[str, list]:
         probabilities, predictions = self.probabilities(logits), self.predictions(logits)
@@ -123,6 +133,7 @@ class Regression(Problem):
 
     kind = "regression"
     default_metric = "pearson"
+    scores = REGRESSION
 
     def targets(self, table: Table) -> list:
         return list(float_labels(table))
@@ -210,9 +221,15 @@ def problem_of(table: Table, problem_type: str | None, names: list[str] | None =
     if problem_type == "regression":
         return Regression(table.columns, names)
     if problem_type == "base_classification":
-        classes = class_names([name for row in table.labels for name in row if name not in UNLABELLED])
-        return Bases(tuple(classes), names)
-    return Problem(tuple(class_names([cells[0] for cells in table.labels])), names)
+        return Bases(_classes(table, [name for row in table.labels for name in row if name not in UNLABELLED]), names)
+    return Problem(_classes(table, [cells[0] for cells in table.labels]), names)
+
+
+def _classes(table: Table, labels: list[str]) -> tuple[str, ...]:
+    try:
+        return tuple(class_names(labels))
+    except UserError as error:
+        raise UserError(f"{table.path}: {error}") from error
 
 
 def _are_measurements(table: Table) -> bool:

@@ -9,8 +9,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..atomic import write_whole
 from ..errors import UserError
+from ..remote_code import code_names
 
 RESTARTS = "restarts.json"
+# What a run of any verb may leave in its folder, beside the network's code: all of it goes when another one begins.
+RESULTS = (
+    *("metrics.json", "predictions.parquet", RESTARTS, "config.json", "generation_config.json"),
+    *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "base_config.json", "training_args.bin"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "kmers.json"),
+    *("confusion.png", "curves.png", "regression.png", "training.png", "curve.png"),
+)
 # Options that do not decide a run's result.
 NOT_SETTINGS = {"overwrite", "logging_dir", "disable_tqdm", "report_to", "run_name", "log_level", "_n_gpu"}
 
@@ -32,8 +40,8 @@ def check_output(settings: dict, output: Path, overwrite: bool) -> str | None:
             raise UserError(f"{output}: holds a finished run; choose another --output_dir or add --overwrite.")
         return None
     if not (output / "run.json").is_file():
-        if any(output.glob("checkpoint-*")):
-            raise UserError(f"{output}: holds checkpoints that are not of this command; choose another --output_dir.")
+        if any(output.glob("checkpoint-*")) or (output / "config.json").is_file():
+            raise UserError(f"{output}: holds a model that is not of this command; choose another --output_dir.")
         return None
     earlier = json.loads((output / "run.json").read_text(encoding="utf-8"))
     changed = sorted(key for key in settings | earlier if settings.get(key) != earlier.get(key))
@@ -79,21 +87,24 @@ def write_restarts(restarts: list[dict], output: Path):
 
 
 def make_output(output: Path):
-    """Make the output folder, before the Trainer does; raises UserError if it cannot be made."""
+    """Make the output folder, before the Trainer does; raises UserError if it cannot be made or written to."""
     try:
         output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / ".writable", "")
+        (output / ".writable").unlink()
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output_dir.") from error
 
 
 def start_output(settings: dict, output: Path):
     """Remove what an earlier run left in the output folder, and nothing else, and record this run's settings."""
-    results = ("metrics.json", "predictions.parquet", RESTARTS)
-    for path in [*output.glob("checkpoint-*"), *(output / name for name in results)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    if (output / "run.json").is_file() or (output / "metrics.json").is_file():
+        names = [*RESULTS, *code_names()]
+        names += ["README.md"] if (output / "adapter_config.json").is_file() else []
+        for path in [path for name in names for path in output.glob(name)]:
+            path.unlink()
+        for folder in [*output.glob("checkpoint-*"), output / "adapter"]:
+            shutil.rmtree(folder, ignore_errors=True)
     write_whole(output / "run.json", json.dumps(settings, indent=2) + "\n")
 
 

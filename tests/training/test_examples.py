@@ -124,3 +124,43 @@ def test_a_model_without_a_mask_gets_none():
     tokenizer = load_tokenizer(OURS)
     batch = Collator(tokenizer)([{"input_ids": [1, 7, 2], "labels": 0}, {"input_ids": [1, 2], "labels": 1}])
     assert set(batch) == {"input_ids", "labels"} and batch["labels"].dtype == torch.int64
+
+
+def test_breaks_never_cut_what_the_limit_leaves_whole():
+    """A row that breaks would make longer than the limit is seen without them."""
+    lengths = [len(load_tokenizer(OURS)(s)["input_ids"]) for s in SEQUENCES]
+    other = [len(load_tokenizer(OURS)(reverse_complement(s))["input_ids"]) for s in SEQUENCES]
+    limit = max(lengths + other)
+    augmentation = Augmentation(either_strand=True, breaks=0.5)
+    examples, truncations, tokenizer, _ = encoded({"train": table()}, augmentation=augmentation, max_length=limit)
+    assert truncations["train"].longest == limit and truncations["train"].cut == 0
+    for epoch in range(5):
+        examples["train"].set_epoch(epoch)
+        for row, sequence in zip(examples["train"].rows, SEQUENCES, strict=True):
+            assert len(row["input_ids"]) <= limit
+            assert text(tokenizer, row) in (sequence, reverse_complement(sequence))
+
+
+def test_the_other_strand_counts_where_it_is_read():
+    """Byte pairs of the other strand may be more."""
+    lengths = [[len(load_tokenizer(OURS)(f(s))["input_ids"]) for s in SEQUENCES] for f in (str, reverse_complement)]
+    i = max(range(3), key=lambda i: lengths[1][i] - lengths[0][i])
+    assert lengths[1][i] > lengths[0][i]
+    tables = {"train": table(), "test": table(SEQUENCES[i : i + 1], path="test.csv")}
+    options = {"max_length": lengths[0][i], "allow_truncation": True}
+    assert encoded(tables, **options)[1]["test"].cut == 0
+    examples, truncations, _, _ = encoded(tables, rc_average=True, **options)
+    assert truncations["test"].cut == 1 and len(examples["test"][1]["input_ids"]) == lengths[0][i]
+
+
+def test_pairs_are_turned_together():
+    tables = {"train": table(pairs=SEQUENCES[::-1])}
+    examples, _, tokenizer, _ = encoded(tables, augmentation=Augmentation(either_strand=True))
+    seen = set()
+    for epoch in range(8):
+        examples["train"].set_epoch(epoch)
+        for row, one, two in zip(examples["train"].rows, SEQUENCES, SEQUENCES[::-1], strict=True):
+            both = text(tokenizer, row)
+            assert both in (one + two, reverse_complement(one) + reverse_complement(two))
+            seen.add(both == one + two)
+    assert seen == {True, False}

@@ -159,6 +159,7 @@ def test_a_lone_json_is_a_whole_run_and_bad_ones_are_refused(tables, tmp_path, c
     recipe = tmp_path / "recipe.json"
     values = {"config_overrides": TINY, "data_path": str(tables), "output_dir": str(tmp_path / "run"), "max_steps": 1}
     values |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "use_cpu": True}
+    values |= {"confidence_resamples": 50}
     recipe.write_text(json.dumps(values))
     assert main(["finetune", str(recipe)]) == 0
     assert "test MCC" in capsys.readouterr().out

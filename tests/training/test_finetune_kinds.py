@@ -162,6 +162,12 @@ def test_a_folder_without_dev_or_test(tables, tmp_path, capsys):
     [
         ({"lora": True, "freeze_backbone": True}, "give one"),
         ({"merge_lora": True}, "--merge_lora is for --lora"),
+        ({"lora": True}, "give --model_name_or_path"),
+        ({"metric_for_best_model": "pearson"}, "these labels have no such score"),
+        ({"label_smoothing_factor": 0.1}, "has no effect"),
+        ({"auto_find_batch_size": True}, "would change what a step sees"),
+        ({"early_stopping_patience": 2, "eval_strategy": "no", "load_best_model_at_end": False}, "needs --eval_strat"),
+        ({"output_dir": "/sys/kernel"}, "cannot be written"),
         ({"metric_for_best_model": "accurcy"}, "there is no such score"),
         ({"problem_type": "base_classification", "rc_augment": True}, "not of bases"),
         ({"problem_type": "base_classification", "pooling": "mean"}, "not of bases"),
@@ -182,6 +188,6 @@ def test_what_cannot_be_asked_for(tables, tmp_path, capsys, options, message):
 
 
 def test_what_is_recorded(tables, tmp_path):
-    metrics, _ = finetuned(tables, tmp_path / "run", num_train_epochs=1)
+    metrics, _ = finetuned(tables, tmp_path / "run")  # after one epoch, predictions may still be all the same
     assert metrics["rows"] == {"train": 96, "dev": 64, "test": 64} and metrics["restarts"] == []
     assert metrics["truncation"]["train"]["cut"] == 0 and metrics["parameters"] == metrics["trained_parameters"]

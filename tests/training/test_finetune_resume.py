@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from dnabert2.training.runs import last_whole_checkpoint
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 DEAD = {"learning_rate": 0.0, "num_train_epochs": 4, "plateau_patience": 2}
+STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5, "save_steps": 5}
+IN_THE_MIDDLE = {"plain": STEPS, "augmented": {**STEPS, "rc_augment": True, "breaks_augment": 0.2}}
 
 
 def metrics_of(output):
@@ -34,9 +35,7 @@ def same_weights(one, other, **tolerance):
 def test_a_dead_run_starts_anew_with_the_next_seed(tables, tmp_path, capsys):
     """Without learning, predictions stay the same; after the last restart the run ends and says that it is dead."""
     # A head whose bias decides all by itself: new weights of nearly nothing.
-    small = json.dumps(
-        {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "initializer_range": 1e-9}
-    )
+    small = json.dumps({**TINY, "initializer_range": 1e-9})
     output = tmp_path / "run"
     assert main(arguments(tables, output, **DEAD, config_overrides=small, plateau_restarts=2)) == 0
     said, metrics = capsys.readouterr().out, metrics_of(output)
@@ -66,8 +65,9 @@ def test_restarts_are_remembered_by_a_run_that_goes_on(tables, tmp_path, monkeyp
             return super().train(**kwargs)
 
     monkeypatch.setattr(finetune, "FineTuner", Killed)
-    assert main(arguments(tables, tmp_path / "run", num_train_epochs=1)) == 130
-    assert main(arguments(tables, tmp_path / "run", num_train_epochs=1)) == 0
+    options = {"num_train_epochs": 1, "plateau_restarts": 1}  # so that none dies but the one made to
+    assert main(arguments(tables, tmp_path / "run", **options)) == 130
+    assert main(arguments(tables, tmp_path / "run", **options)) == 0
     assert trainers == [3, 4, 4]
     assert metrics_of(tmp_path / "run")["restarts"] == [{"seed": 3, "reason": "for the test"}]
 
@@ -81,26 +81,34 @@ def test_a_checkpoint_that_was_being_written_is_not_continued_from(tmp_path):
     assert last_whole_checkpoint(tmp_path / "checkpoint-2") is None
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_killed_in_the_middle_it_goes_on_as_if_nothing_had_happened(tables, tmp_path, augment):
-    """SIGKILL in the middle of an epoch, after a checkpoint there; the same weights as without."""
-    options = {"num_train_epochs": 4, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5}
-    options |= {"save_steps": 5, "rc_augment": augment, "breaks_augment": 0.2 if augment else 0.0}
-    assert main(arguments(tables, tmp_path / "whole", **options)) == 0
-    command = [sys.executable, "-m", "dnabert2", *arguments(tables, tmp_path / "run", **options)]
-    job = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    end = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoint-20").is_dir() and job.poll() is None and time.monotonic() < end:
+@pytest.fixture(scope="module")
+def killed(tables, tmp_path_factory):
+    """Runs that got SIGKILL in the middle of an epoch, after a checkpoint there; side by side, as starting is slow."""
+    outputs, jobs = {name: tmp_path_factory.mktemp("killed") / "run" for name in IN_THE_MIDDLE}, {}
+    for name, options in IN_THE_MIDDLE.items():
+        command = [sys.executable, "-m", "dnabert2", *arguments(tables, outputs[name], **options)]
+        jobs[name] = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    end, errors = time.monotonic() + 120, {}
+    while jobs:
+        for name, job in list(jobs.items()):
+            if (outputs[name] / "checkpoint-20").is_dir() or job.poll() is not None or time.monotonic() > end:
+                job.kill()
+                errors[name] = jobs.pop(name).communicate()[1].decode()
         time.sleep(0.01)
-    job.send_signal(signal.SIGKILL)
-    job.communicate()
-    if (tmp_path / "run" / "metrics.json").exists():
+    return {name: (outputs[name], errors[name]) for name in outputs}
+
+
+@pytest.mark.parametrize("name", IN_THE_MIDDLE)
+def test_killed_in_the_middle_it_goes_on_as_if_nothing_had_happened(killed, tables, tmp_path, name):
+    """The same weights and scores as without."""
+    output, errors = killed[name]
+    if (output / "metrics.json").exists():
         pytest.skip("it had ended before it was killed")
-    found = last_whole_checkpoint(tmp_path / "run")
-    assert found is not None
-    assert main(arguments(tables, tmp_path / "run", **options)) == 0
-    same_weights(tmp_path / "whole", tmp_path / "run", rtol=0, atol=0)
-    assert metrics_of(tmp_path / "run")["test"] == metrics_of(tmp_path / "whole")["test"]
+    assert last_whole_checkpoint(output) is not None, errors
+    assert main(arguments(tables, tmp_path / "whole", **IN_THE_MIDDLE[name])) == 0
+    assert main(arguments(tables, output, **IN_THE_MIDDLE[name])) == 0
+    same_weights(tmp_path / "whole", output, rtol=0, atol=0)
+    assert metrics_of(output)["test"] == metrics_of(tmp_path / "whole")["test"]
 
 
 @pytest.mark.slow
@@ -129,3 +137,52 @@ def test_two_processes_train_the_same_network(tables, tmp_path):
     one, two = (metrics_of(tmp_path / name) for name in ("one", "two"))
     assert two["steps"] == one["steps"] == 24
     assert two["test"]["loss"] == pytest.approx(one["test"]["loss"], abs=1e-4)
+
+
+def test_other_rows_are_another_run(tables, tmp_path, capsys):
+    """Interrupted, and the training table replaced: it does not go on with what it did not begin with."""
+    copy = tmp_path / "tables"
+    copy.mkdir()
+    for path in tables.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    output = tmp_path / "run"
+    assert main(arguments(copy, output, num_train_epochs=1)) == 0
+    (output / "metrics.json").unlink()  # as if it had been interrupted
+    rows = (copy / "train.csv").read_text().splitlines()
+    (copy / "train.csv").write_text("\n".join(rows[:-1]) + "\n")
+    capsys.readouterr()
+    assert main(arguments(copy, output, num_train_epochs=1)) == 2
+    assert "unfinished run with other settings (tables_sha256)" in capsys.readouterr().err
+
+
+def test_nothing_of_an_overwritten_run_is_left(tables, tmp_path):
+    """Adapters beside a whole model would be loaded with it."""
+    base, output = tmp_path / "base", tmp_path / "run"
+    quick = {"num_train_epochs": 1}
+    assert main(arguments(tables, base, **quick)) == 0
+    adapted = {**quick, "config_overrides": None, "model_name_or_path": base, "lora": True}
+    assert main(arguments(tables, output, **adapted)) == 0
+    (output / "notes.txt").write_text("mine")
+    assert (output / "adapter_config.json").is_file() and not (output / "config.json").exists()
+    assert main(arguments(tables, output, **quick, overwrite=True)) == 0
+    names = {path.name for path in output.iterdir()}
+    assert names - {"notes.txt"} == {path.name for path in base.iterdir()}
+    assert main(arguments(tables, output, **adapted, overwrite=True)) == 0
+    names = {path.name for path in output.iterdir()}
+    assert "adapter_config.json" in names and not {"config.json", "model.safetensors", "modeling_dnabert2.py"} & names
+    assert "notes.txt" in names
+
+
+def test_the_model_is_never_its_own_output(tables, tmp_path, capsys):
+    base = tmp_path / "base"
+    assert main(arguments(tables, base, num_train_epochs=1)) == 0
+    before = (base / "model.safetensors").read_bytes()
+    words = arguments(tables, base, config_overrides=None, model_name_or_path=base, overwrite=True)
+    assert main(words) == 2
+    assert "is the folder of --model_name_or_path" in capsys.readouterr().err
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "config.json").write_text("{}")
+    assert main(arguments(tables, stranger)) == 2
+    assert "holds a model that is not of this command" in capsys.readouterr().err
+    assert (base / "model.safetensors").read_bytes() == before

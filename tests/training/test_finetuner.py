@@ -56,17 +56,45 @@ def test_balanced_weights():
     weights = Problem(("a", "b")).weights([0, 0, 0, 1])
     assert weights == pytest.approx([4 / 6, 4 / 2]) and (weights * [3, 1]).sum() == pytest.approx(4)
     assert MultiLabel(("a", "b")).weights([[1, 0], [0, 0], [0, 1], [0, 1]]) == pytest.approx([3, 1])
+    # A label that every row has, or none, is not switched off.
+    assert MultiLabel(("a", "b")).weights([[1, 0]] * 4) == pytest.approx([1 / 3, 3])
     assert Bases(("a", "b")).weights([[0, -100, 0], [1, 0]]) == pytest.approx([4 / 6, 2])
 
 
 def test_flat_predictions():
     two = Problem(("a", "b"))
     labels = np.array([0, 1, 1])
-    assert is_flat(two, np.array([[2.0, 1], [3, 0], [1, 0]]), labels)
+    assert is_flat(two, np.array([[2.0, 1], [2.1, 1], [2, 1]]), labels)
     assert not is_flat(two, np.array([[2.0, 1], [3, 0], [0, 1]]), labels)
+    assert not is_flat(two, np.array([[5.0, 0], [3, 0], [1, 0]]), labels)  # one class, but not as probable: it learns
+    assert not is_flat(two, np.array([[2.0, 1]] * 3), np.array([1, 1, 1]))  # nothing else to say
+    assert not is_flat(two, np.array([[2.0, 1]]), labels[:1])
+    assert is_flat(two, np.array([[2.0, 1], [np.nan, 0], [0, 1]]), labels)
     regression, targets = Regression(("y",)), np.array([[0.0], [5], [9]])
     assert is_flat(regression, np.array([[1.0], [1.0001], [1]]), targets)
     assert not is_flat(regression, np.array([[1.0], [1.5], [1]]), targets)
+
+
+def test_of_several_gpus_the_loss_is_that_of_the_whole_batch(trainer, monkeypatch):
+    """DataParallel gathers logits first; the Trainer then multiplies by the number of GPUs, which the loss undoes."""
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    alone = trainer._loss({"logits": logits}, labels, torch.tensor(4))
+    monkeypatch.setattr(type(trainer.args), "n_gpu", property(lambda self: 4))
+    together = trainer._loss({"logits": logits}, labels, torch.full((4, 1), 4))
+    torch.testing.assert_close(together * 4, alone)
+    torch.testing.assert_close(trainer._loss({"logits": logits}, labels), alone)  # when evaluating
+
+
+def test_scores_that_are_not_defined_choose_no_checkpoint(trainer, monkeypatch):
+    """The worst value of each: of a loss that is no number, the greatest."""
+    examples = Examples(rows_of(trainer.processing_class, ["ACGT", "GGC"]), [0, 1])
+    monkeypatch.setattr(trainer, "logits_and_loss", lambda examples: (np.full((2, 2), np.nan), float("nan")))
+    monkeypatch.setattr(Problem, "score", lambda self, *arrays: {"auroc": None, "accuracy": 0.5})
+    metrics = trainer.evaluate(examples)
+    assert metrics["eval_loss"] == float("inf") and metrics["eval_auroc"] == float("-inf")
+    assert metrics["eval_accuracy"] == 0.5 and metrics["eval_flat"] == 1.0
+    logged = trainer.state.log_history[-1]
+    assert "eval_loss" not in logged and logged["eval_accuracy"] == 0.5
 
 
 @pytest.fixture(scope="module")

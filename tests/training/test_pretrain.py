@@ -116,13 +116,14 @@ def test_killed_before_its_record_it_trains_no_further(run, corpus, tmp_path, pr
     assert (output / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
-def test_what_is_not_ours_is_left_alone(corpus, tmp_path, pretrain_words, capsys):
-    output = tmp_path / "theirs"
-    (output / "checkpoint-500").mkdir(parents=True)
-    (output / "checkpoint-500" / "model.safetensors").write_bytes(b"theirs")
-    assert main(["pretrain", *pretrain_words(corpus, output)]) == 2
-    assert "holds checkpoints that are not of this command" in capsys.readouterr().err
-    assert (output / "checkpoint-500" / "model.safetensors").read_bytes() == b"theirs"
+@pytest.mark.parametrize("name", ["checkpoint-500/model.safetensors", "config.json"])
+def test_what_is_not_ours_is_left_alone(corpus, tmp_path, pretrain_words, capsys, name):
+    theirs = tmp_path / "theirs" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    assert main(["pretrain", *pretrain_words(corpus, tmp_path / "theirs")]) == 2
+    assert "holds a model that is not of this command" in capsys.readouterr().err
+    assert theirs.read_bytes() == b"theirs"
 
 
 def test_another_corpus_under_the_same_name_is_noticed(corpus, tmp_path, pretrain_words, with_callback, capsys):
@@ -255,7 +256,7 @@ def test_going_on_with_a_checkpoint(run, corpus, tmp_path, pretrain_words, losse
     (published / "config.json").write_text(json.dumps(config))
     for name, folder in (("ours", run), ("published", published)):
         options = {"config_overrides": None, "model_name_or_path": folder, "learning_rate": 0.0, "max_steps": 4}
-        output = tmp_path / name
+        output = tmp_path / f"{name}-further"
         assert main(["pretrain", *pretrain_words(corpus, output, eval_steps=4, **options)]) == 0
         after = DNABert2ForMaskedLM.from_pretrained(output).state_dict()
         assert all(torch.equal(value, after[key]) for key, value in model.state_dict().items())
