@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..atomic import write_whole
 from ..errors import UserError, run_verb
+from . import gue_tables
 from .goals import number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,13 @@ def update(readme: Path, results: Path, write: bool = True) -> list[str]:
             updated = _replace(text, path.stem, table, readme)
             if updated != text:
                 stale.append(path.stem)
+            text = updated
+    for name, of_folder in gue_tables.TABLES.items():
+        table = of_folder(results)
+        if table is not None:
+            updated = _replace(text, name, table, readme)
+            if updated != text:
+                stale.append(name)
             text = updated
     if write and text != before:
         write_whole(readme, text)

@@ -28,9 +28,6 @@ class Architecture:
         class_name: with "remote", the classifier's class, for repositories that do not name it in `auto_map`.
         kmer: overlapping k-mers joined by spaces instead of the sequence itself; 1 gives single letters.
         inputs: what the forward takes; None if only the model itself can tell, see `fit_tokenizer`.
-        bases_per_token: bases of a token that is no k-mer, those left over being tokens of their own; None for byte
-            pairs, which vary.
-        special_tokens: how many the tokenizer adds to a sequence; None if unknown.
         limit: where `max_tokens` is found: a value of the configuration, and how many of its positions are not used.
         pairs: whether the tokenizer takes two sequences.
         padding_side, pad_token, pad_token_id: what is set if the tokenizer or the configuration says otherwise or
@@ -47,8 +44,6 @@ class Architecture:
     class_name: str | None = None
     kmer: int | None = None
     inputs: tuple[str, ...] | None = None
-    bases_per_token: int | None = None
-    special_tokens: int | None = None
     limit: dict | None = None
     pairs: bool = True
     padding_side: str | None = None
@@ -61,6 +56,10 @@ class Architecture:
     tokenizer_options: dict = field(default_factory=dict)
     note: str = ""
     sources: tuple[str, ...] = ()
+
+    def runs_code(self, trust_remote_code: bool) -> bool:
+        """Whether code of the model's repository is run, where it has any and is trusted."""
+        return trust_remote_code and self.code in ("remote", "auto")
 
 
 @cache

@@ -11,6 +11,7 @@ What differs between them is a row of `architectures.json`, read by `architectur
 
 import importlib.util
 import inspect
+import json
 from pathlib import Path
 
 import transformers
@@ -21,9 +22,10 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from ..bert_layers.checkpoints import checkpoint_errors
 from ..bundled import locate
 from ..errors import UserError
-from ..loading import load_model
+from ..loading import check_name, first_lines, load_model
 from ..tokenizer.files import load_tokenizer
 from .architecture_rows import Architecture, match_architecture
+from .shared_weights import save_apart
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 HEAD_NAMES = ("classifier", "score", "classification_head", "head")
@@ -54,19 +56,11 @@ def hidden_size(name_or_path: str | Path) -> int | None:
 
 
 def _read_config(name: str) -> dict:
-    path = Path(name)
-    if path.is_file():
-        raise UserError(f"{path}: is a file; give the folder that holds config.json and the weights.")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(
-            f"{path}: not a model folder, it has no config.json; give a folder written by save_pretrained."
-        )
-    if not path.exists() and (path.is_absolute() or name.count("/") != 1):
-        raise UserError(f"{name}: no such folder; give a model folder or a Hub id such as user/model.")
+    check_name(name)
     try:
         return PretrainedConfig.get_config_dict(name)[0]
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: its config.json cannot be read: {_first_lines(error)}") from error
+        raise UserError(f"{name}: its config.json cannot be read: {first_lines(error)}") from error
 
 
 def _check_trust(name: str, architecture: Architecture, config: dict, trust_remote_code: bool):
@@ -84,10 +78,6 @@ def _check_trust(name: str, architecture: Architecture, config: dict, trust_remo
         )
 
 
-def _runs_code(architecture: Architecture, trust_remote_code: bool) -> bool:
-    return trust_remote_code and architecture.code in ("remote", "auto")
-
-
 def load_any_tokenizer(name: str | Path, architecture: Architecture, trust_remote_code: bool = False):
     """
     The model's tokenizer, or another for it, with its inputs, padding side and pad token as the row says.
@@ -101,14 +91,12 @@ def load_any_tokenizer(name: str | Path, architecture: Architecture, trust_remot
     name = locate(name)
     if architecture.code == "ours":
         return load_tokenizer(name)
-    trusted = _runs_code(architecture, trust_remote_code)
+    trusted = architecture.runs_code(trust_remote_code)
     try:
+        _check_tokenizer_file(Path(name) / "tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **architecture.tokenizer_options)
-    except Exception as error:
-        # `tokenizers` raises bare Exceptions for a file that it cannot make sense of.
-        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError, *OUTDATED)):
-            raise
-        raise UserError(f"{name}: its tokenizer cannot be loaded: {_first_lines(error)}") from error
+    except (OSError, ValueError, KeyError, *OUTDATED) as error:
+        raise UserError(f"{name}: its tokenizer cannot be loaded: {first_lines(error)}") from error
     if architecture.inputs is not None:
         tokenizer.model_input_names = list(architecture.inputs)
     if architecture.padding_side is not None:
@@ -126,6 +114,16 @@ def load_any_tokenizer(name: str | Path, architecture: Architecture, trust_remot
     return tokenizer
 
 
+def _check_tokenizer_file(path: Path):
+    """Before `tokenizers` reads it, which raises bare Exceptions, with transformers 4."""
+    if not path.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or "vocab" not in model:
+        raise ValueError("tokenizer.json holds no vocabulary")
+
+
 def load_classifier(
     name: str | Path,
     architecture: Architecture,
@@ -141,7 +139,7 @@ def load_classifier(
 
     Args:
         problem_type: of transformers: "single_label_classification", "multi_label_classification" or "regression".
-        labels: `id2label` and `label2id`.
+        labels: `id2label` and `label2id`; more values of the configuration may stand beside them.
         kwargs: for `from_pretrained` (`dtype`, `attn_implementation`, ...).
 
     Raises:
@@ -156,6 +154,7 @@ def load_classifier(
     else:
         model, info = _load_foreign(name, architecture, values, loading, trust_remote_code)
     _refuse_new_weights(name, architecture, model, info)
+    save_apart(model)
     return model
 
 
@@ -168,11 +167,13 @@ def _load_foreign(name: str, architecture: Architecture, values: dict, loading: 
             f"{name}: the code of {architecture.name} imports {', '.join(lacking)}, which is not installed; pip "
             f"install {' '.join(lacking).replace('_', '-')}, on a machine that it runs on."
         )
-    trusted = _runs_code(architecture, trust_remote_code)
+    trusted = architecture.runs_code(trust_remote_code)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trusted)
         for key, value in values.items():
             setattr(config, key, value)
+        if not trusted:  # what is saved would name code that it was not trained with
+            vars(config).pop("auto_map", None)
         # transformers 5 gives code on the Hub no default for it.
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = architecture.pad_token_id
@@ -182,10 +183,10 @@ def _load_foreign(name: str, architecture: Architecture, values: dict, loading: 
     except OUTDATED as error:
         raise UserError(
             f"{name}: its code does not run with transformers {transformers.__version__} and the packages installed "
-            f"here ({_first_lines(error)}); install what it was written for."
+            f"here ({first_lines(error)}); install what it was written for."
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: cannot be loaded as a sequence classifier: {_first_lines(error)}") from error
+        raise UserError(f"{name}: cannot be loaded as a sequence classifier: {first_lines(error)}") from error
 
 
 def _classifier_class(name: str, architecture: Architecture, config: dict, trusted: bool) -> tuple[type, dict]:
@@ -194,7 +195,9 @@ def _classifier_class(name: str, architecture: Architecture, config: dict, trust
     model = next((module for auto, module in modules.items() if auto.startswith("AutoModel")), None)
     if architecture.class_name is None or CLASSIFIER in modules or model is None:
         return AutoModelForSequenceClassification, {"trust_remote_code": trusted}
-    return get_class_from_dynamic_module(f"{model.rpartition('.')[0]}.{architecture.class_name}", name), {}
+    found = get_class_from_dynamic_module(f"{model.rpartition('.')[0]}.{architecture.class_name}", name)
+    found.register_for_auto_class(CLASSIFIER)  # so that its code is saved with it, and named in auto_map
+    return found, {}
 
 
 def _refuse_new_weights(name: str, architecture: Architecture, model, info: dict):
@@ -209,12 +212,6 @@ def _refuse_new_weights(name: str, architecture: Architecture, model, info: dict
             f"{name}: {len(lacking)} weights of {type(model).__name__} are not in its checkpoint or have other shapes "
             f"(the first is {lacking[0]}); the model has another architecture, or its files are incomplete."
         )
-
-
-def _first_lines(error: Exception) -> str:
-    """transformers explains at length; the first lines say what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:400] or type(error).__name__
 
 
 def prepare_text(sequence: str, architecture: Architecture) -> str:
@@ -234,15 +231,6 @@ def prepare_text(sequence: str, architecture: Architecture) -> str:
             "or use another model."
         )
     return " ".join(sequence[i : i + k] for i in range(len(sequence) - k + 1))
-
-
-def tokens_of(architecture: Architecture, bases: int) -> int | None:
-    """Tokens, special ones included, of a sequence of so many A, C, G and T; None for byte pairs, which vary."""
-    if architecture.special_tokens is None or (architecture.kmer is None and architecture.bases_per_token is None):
-        return None
-    if architecture.kmer is not None:
-        return bases - architecture.kmer + 1 + architecture.special_tokens
-    return sum(divmod(bases, architecture.bases_per_token)) + architecture.special_tokens
 
 
 def max_tokens(architecture: Architecture, config) -> int | None:
@@ -349,8 +337,6 @@ def lora_targets(architecture: Architecture, model) -> list[str]:
     """
     Ends of the names of the linear layers that adapters go on, none of them in the head.
 
-    Where adapters would have no effect on a fused path, that path is switched off in `model`.
-
     Raises:
         UserError: if the model has no such layer.
     """
@@ -367,11 +353,16 @@ def lora_targets(architecture: Architecture, model) -> list[str]:
             f"{type(model).__name__} has none of the layers {', '.join(targets) or 'of torch.nn.Linear'} outside its "
             "head, so LoRA has nothing to adapt; train all of it."
         )
-    if architecture.lora_switches_off:
-        for module in model.modules():
-            if hasattr(module, architecture.lora_switches_off):
-                setattr(module, architecture.lora_switches_off, False)
     return found
+
+
+def switch_off_fused(architecture: Architecture, model):
+    """Switch the path off that reads weights past the adapters around them."""
+    if architecture.lora_switches_off is None:
+        return
+    for module in model.modules():
+        if hasattr(module, architecture.lora_switches_off):
+            setattr(module, architecture.lora_switches_off, False)
 
 
 def in_module(name: str, module: str) -> bool:

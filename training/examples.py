@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -86,36 +84,6 @@ class NextEpoch(TrainerCallback):
         self.examples.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """
-    What training sees of a sequence, each epoch anew.
-
-    Attributes:
-        either_strand: a sequence or its reverse complement; of a pair both or neither.
-        breaks: probability that no token spans the place between two bases, so that the same sequence is cut into
-            other byte pairs each time, as in BPE-dropout (Provilkov et al. 2020), which no `tokenizers` can seed.
-    """
-
-    either_strand: bool = False
-    breaks: float = 0.0
-
-    def strands(self, rows: int, generator: np.random.Generator) -> np.ndarray:
-        """Which rows are read from the other strand: (rows,) of 0 and 1."""
-        return generator.integers(0, 2, rows) if self.either_strand else np.zeros(rows, dtype=int)
-
-    def broken(self, sequences: list[str], generator: np.random.Generator) -> list[str]:
-        """The same sequences with a space wherever a token must end."""
-        if not self.breaks:
-            return sequences
-        return [_broken(s, generator.random(max(len(s) - 1, 0)) < self.breaks) for s in sequences]
-
-
-def _broken(sequence: str, breaks: np.ndarray) -> str:
-    places = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(sequence)]
-    return " ".join(sequence[start:end] for start, end in pairwise(places))
-
-
 def encode_tables(
     tables: dict[str, Table],
     problem: Problem,
@@ -127,7 +95,7 @@ def encode_tables(
     allow_truncation: bool,
     bases_per_token: int | None = None,
     token_types: bool = True,
-    augmentation: Augmentation = Augmentation(),
+    rc_augment: bool = False,
     rc_average: bool = False,
     seed: int = 0,
 ) -> tuple[dict[str, Examples], dict[str, Truncation]]:
@@ -137,6 +105,8 @@ def encode_tables(
     Args:
         bases_per_token: of a model for labels of bases, the most bases a token may stand for.
         token_types: False gives both sequences of a pair the same type.
+        rc_augment: train on either strand of a row, of a pair both sequences or neither, each epoch anew.
+        rc_average: the other tables hold both strands of every row.
 
     Raises:
         UserError: naming how many rows of each table have more than `max_length` tokens, if they may not be cut.
@@ -153,7 +123,7 @@ def encode_tables(
     whole, other = {}, {}
     for split, table in tables.items():
         whole[split] = rows_of(table.sequences, table.pairs, None)
-        if augmentation.either_strand if split == "train" else rc_average:
+        if rc_augment if split == "train" else rc_average:
             other[split] = rows_of(*other_strand(table), None)
     truncations = {split: _truncation(rows, other.get(split), max_length) for split, rows in whole.items()}
     if not allow_truncation:
@@ -170,40 +140,24 @@ def encode_tables(
             targets = _token_targets(table.sequences, base_labels, tokenizer, bases_per_token)
         if limit is not None and split in other:
             other[split] = rows_of(*other_strand(table), limit)
-        augment = None
-        if split == "train" and augmentation != Augmentation():
-            strands = [rows, other.get(split, rows)]
-            texts = [(table.sequences, table.pairs), other_strand(table)]
-            augment = _augmenter(strands, texts, augmentation, partial(rows_of, limit=None), max_length)
+        both = other.get(split)
         examples[split] = Examples(
             rows,
             targets,
-            other_strand=None if split == "train" else other.get(split),
-            augment=augment,
+            other_strand=None if split == "train" else both,
+            augment=_either(rows, both) if both and split == "train" else None,
             seed=seed,
             base_labels=base_labels,
         )
     return examples, truncations
 
 
-def _augmenter(
-    strands: list[list[dict]], texts: list[tuple], augmentation: Augmentation, rows_of, limit: int | None
-) -> Callable[[np.random.Generator], list[dict]]:
-    """Rows of either strand; with breaks, but for those that would then be longer than the limit."""
+def _either(rows: list[dict], other: list[dict]) -> Callable[[np.random.Generator], list[dict]]:
+    """Each row of one strand or the other, as the generator has it."""
 
     def augment(generator: np.random.Generator) -> list[dict]:
-        turned = augmentation.strands(len(strands[0]), generator)
-        rows = [strands[turn][i] for i, turn in enumerate(turned)]
-        if not augmentation.breaks:
-            return rows
-        sequences = augmentation.broken([texts[turn][0][i] for i, turn in enumerate(turned)], generator)
-        pairs = None
-        if texts[0][1] is not None:
-            pairs = augmentation.broken([texts[turn][1][i] for i, turn in enumerate(turned)], generator)
-        broken = rows_of(sequences, pairs)
-        if limit is None:
-            return broken
-        return [b if len(b["input_ids"]) <= limit else row for row, b in zip(rows, broken, strict=True)]
+        turned = generator.integers(0, 2, len(rows))
+        return [other[i] if turn else rows[i] for i, turn in enumerate(turned)]
 
     return augment
 

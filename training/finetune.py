@@ -34,7 +34,7 @@ from ..tokenizer.policy import PolicyReport, TextPolicy
 from .adapters import add_lora, freeze_backbone, trainable
 from .architecture_rows import Architecture, match_architecture
 from .architectures import architecture_of, fit_tokenizer, load_any_tokenizer, load_classifier, max_tokens
-from .examples import Augmentation, Collator, Examples, NextEpoch, encode_tables
+from .examples import Collator, Examples, NextEpoch, encode_tables
 from .finetune_arguments import (
     Arguments,
     DataArguments,
@@ -166,7 +166,7 @@ def run(arguments: Arguments) -> dict:
         allow_truncation=data_args.allow_truncation,
         bases_per_token=model.config.bases_per_token if per_base else None,
         token_types=not data_args.no_token_types,
-        augmentation=Augmentation(data_args.rc_augment, data_args.breaks_augment),
+        rc_augment=data_args.rc_augment,
         rc_average=data_args.rc_average,
         seed=first_seed,
     )

@@ -107,12 +107,6 @@ class DataArguments:
             "help": "Train on either strand of a sequence, each epoch anew. Not for labels that belong to one strand."
         },
     )
-    breaks_augment: float = field(
-        default=0.0,
-        metadata={
-            "help": "Train on other byte pairs each epoch: no token spans a place between bases with this probability."
-        },
-    )
     rc_average: bool = field(default=False, metadata={"help": "Average scores over both strands when evaluating."})
     keep_case: bool = field(
         default=False, metadata={"help": "Leave lower-case bases as they are: each becomes [UNK]."}
@@ -211,13 +205,8 @@ def check_arguments(parsed: Arguments) -> Arguments:
         raise UserError("--lora adapts a pretrained model to labels of whole sequences; give --model_name_or_path.")
     if model_args.merge_lora and not model_args.lora:
         raise UserError("--merge_lora is for --lora; give both or neither.")
-    if per_base and (data_args.rc_augment or data_args.rc_average or data_args.breaks_augment):
-        raise UserError(
-            "--rc_augment, --breaks_augment and --rc_average are for labels of whole sequences, not of bases; leave "
-            "them out."
-        )
-    if not 0 <= data_args.breaks_augment < 1:
-        raise UserError(f"--breaks_augment {data_args.breaks_augment}: must be at least 0 and below 1.")
+    if per_base and (data_args.rc_augment or data_args.rc_average):
+        raise UserError("--rc_augment and --rc_average are for labels of whole sequences, not of bases; leave it out.")
     if per_base and data_args.allow_truncation:
         raise UserError("--allow_truncation would cut off bases that have labels; cut the sequences in the tables.")
     if per_base and model_args.pooling:

@@ -5,23 +5,21 @@ GENA-LM and Nucleotide Transformer v2 are stand-ins (tests/helpers/foreign_model
 """
 
 import json
-import sys
 
 import foreign_models
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    dynamic_module_utils,
 )
 
 from dnabert2 import DNABert2ForMaskedLM
 from dnabert2.errors import UserError
 from dnabert2.tokenizer.files import OURS, write_tokenizer
+from dnabert2.training.adapters import add_lora
 from dnabert2.training.architecture_rows import Architecture, match_architecture
 from dnabert2.training.architectures import (
     TooManyTokens,
@@ -35,23 +33,11 @@ from dnabert2.training.architectures import (
     lora_targets,
     max_tokens,
     prepare_text,
-    tokens_of,
 )
 
 LABELS = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 SEQUENCES = ["ACGTACGTTTACGGACGTAC", "ACGTTGCAAC", "TTTACGTACGTACG"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def code_cache(tmp_path_factory):
-    """Where transformers copies the code that it runs: not the user's cache."""
-    path = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", path)
-        patch.setattr(sys, "path", list(sys.path))
-        yield
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("code_cache")
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +71,6 @@ def ours(folders, small_config, fill):
     return folders
 
 
-@pytest.fixture
-def with_mamba(tmp_path, monkeypatch):
-    """An empty package of the name that Caduceus imports."""
-    (tmp_path / "mamba_ssm").mkdir()
-    (tmp_path / "mamba_ssm" / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield
-    sys.modules.pop("mamba_ssm", None)
-
-
 EXPECTED = {
     "ours": "DNABERT-2",
     "published": "DNABERT-2",
@@ -125,8 +101,8 @@ def logits_of(model, tokenizer, columns) -> torch.Tensor:
         return model(**{name: batch[name] for name in columns}).logits
 
 
-@pytest.mark.parametrize("key", EXPECTED)
-def test_from_folder_to_logits_and_lora(ours, key, with_mamba):
+@pytest.mark.parametrize(("key", "by_hand"), [*((key, False) for key in EXPECTED), ("caduceus", True)])
+def test_from_folder_to_logits_and_lora(ours, key, by_hand, with_mamba):
     folder = ours[key]
     architecture, tokenizer, model = load(folder)
     assert architecture.name == EXPECTED[key]
@@ -143,8 +119,8 @@ def test_from_folder_to_logits_and_lora(ours, key, with_mamba):
     assert (logits[0] - logits[1]).abs().max() > 1e-4
 
     heads = head_modules(architecture, model)
-    config = LoraConfig(r=2, target_modules=lora_targets(architecture, model), modules_to_save=heads)
-    adapted = get_peft_model(model, config)
+    targets = lora_targets(architecture, model) if by_hand else None
+    adapted = add_lora(model, architecture, rank=2, alpha=4, dropout=0, targets=targets)
     adapted(
         **{n: t for n, t in tokenizer.pad(columns, return_tensors="pt").items() if n in columns}
     ).logits.sum().backward()
@@ -179,26 +155,26 @@ def test_texts_and_lengths(folders):
         tokenizer = load_any_tokenizer(folders[key], architecture, True)
         ids = encode(tokenizer, ["ACGTTACC"], None, architecture)["input_ids"][0]
         assert tokenizer.convert_ids_to_tokens(ids) == tokens
-        assert tokens_of(architecture, 8) == len(ids)
-    assert tokens_of(architecture_of(folders["grover"]), 8) is None
 
 
 @pytest.mark.parametrize(
-    ("key", "limit"), [("DNABERT 3", 40), ("nucleotide_transformer", 20), ("hyenadna", 24), ("published", None)]
+    ("key", "limit", "longest", "step"),
+    [("DNABERT 3", 40, 40, 1), ("nucleotide_transformer", 20, 19 * 6, 6), ("hyenadna", 24, 23, 1)],
 )
-def test_the_greatest_length_runs_and_more_is_refused(ours, key, limit):
+def test_the_greatest_length_runs_and_more_is_refused(ours, key, limit, longest, step):
     architecture, tokenizer, model = load(ours[key])
     assert max_tokens(architecture, model.config) == limit
-    if limit is None:
-        return
-    longest = next(bases for bases in range(200) if tokens_of(architecture, bases) == limit)
     columns = encode(tokenizer, ["A" * longest], None, architecture, limit)
     assert len(columns["input_ids"][0]) == limit and logits_of(model, tokenizer, columns).isfinite().all()
-    step = architecture.bases_per_token or 1
     with pytest.raises(TooManyTokens, match=f"2 of 3 sequences have more than {limit} tokens, the first is number 2"):
         encode(tokenizer, ["A" * longest, *["A" * (longest + step)] * 2], None, architecture, limit)
     cut = encode(tokenizer, ["A" * (longest + step)], None, architecture, limit, truncation=True)
     assert len(cut["input_ids"][0]) == limit and all(len(rows[0]) == limit for rows in cut.values())
+
+
+def test_byte_pairs_with_alibi_have_no_greatest_length(ours):
+    architecture, _, model = load(ours["published"])
+    assert max_tokens(architecture, model.config) is None
 
 
 def test_pairs(ours):

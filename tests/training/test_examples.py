@@ -9,7 +9,7 @@ from dnabert2.genome.strands import reverse_complement
 from dnabert2.tokenizer.files import OURS, load_tokenizer
 from dnabert2.tokenizer.policy import PolicyReport
 from dnabert2.training.architecture_rows import match_architecture
-from dnabert2.training.examples import Augmentation, Collator, Examples, encode_tables
+from dnabert2.training.examples import Collator, Examples, encode_tables
 from dnabert2.training.problems import problem_of
 from dnabert2.training.tables import Table
 
@@ -47,7 +47,7 @@ def test_rows_are_the_tokenizers():
 
 
 def test_either_strand_by_seed_and_epoch():
-    examples, _, tokenizer, _ = encoded({"train": table()}, augmentation=Augmentation(either_strand=True), seed=4)
+    examples, _, tokenizer, _ = encoded({"train": table()}, rc_augment=True, seed=4)
     train, seen = examples["train"], set()
     for epoch in range(12):
         train.set_epoch(epoch)
@@ -58,19 +58,6 @@ def test_either_strand_by_seed_and_epoch():
         train.set_epoch(epoch)  # the same epoch again is the same
         assert tuple(text(tokenizer, row) for row in train.rows) == texts
     assert len(seen) > 3
-
-
-def test_breaks_are_other_byte_pairs_of_the_same_bases():
-    examples, _, tokenizer, _ = encoded({"train": table()}, augmentation=Augmentation(breaks=0.2), seed=1)
-    train = examples["train"]
-    plain = [row["input_ids"] for row in train.rows]
-    seen = set()
-    for epoch in range(5):
-        train.set_epoch(epoch)
-        assert [text(tokenizer, row) for row in train.rows] == SEQUENCES
-        assert all(tokenizer.unk_token_id not in row["input_ids"] for row in train.rows)
-        seen |= {tuple(row["input_ids"]) for row in train.rows}
-    assert len(seen) > 8 and not all(tuple(ids) in seen for ids in plain)
 
 
 def test_both_strands_follow_one_another():
@@ -126,21 +113,6 @@ def test_a_model_without_a_mask_gets_none():
     assert set(batch) == {"input_ids", "labels"} and batch["labels"].dtype == torch.int64
 
 
-def test_breaks_never_cut_what_the_limit_leaves_whole():
-    """A row that breaks would make longer than the limit is seen without them."""
-    lengths = [len(load_tokenizer(OURS)(s)["input_ids"]) for s in SEQUENCES]
-    other = [len(load_tokenizer(OURS)(reverse_complement(s))["input_ids"]) for s in SEQUENCES]
-    limit = max(lengths + other)
-    augmentation = Augmentation(either_strand=True, breaks=0.5)
-    examples, truncations, tokenizer, _ = encoded({"train": table()}, augmentation=augmentation, max_length=limit)
-    assert truncations["train"].longest == limit and truncations["train"].cut == 0
-    for epoch in range(5):
-        examples["train"].set_epoch(epoch)
-        for row, sequence in zip(examples["train"].rows, SEQUENCES, strict=True):
-            assert len(row["input_ids"]) <= limit
-            assert text(tokenizer, row) in (sequence, reverse_complement(sequence))
-
-
 def test_the_other_strand_counts_where_it_is_read():
     """Byte pairs of the other strand may be more."""
     lengths = [[len(load_tokenizer(OURS)(f(s))["input_ids"]) for s in SEQUENCES] for f in (str, reverse_complement)]
@@ -155,7 +127,7 @@ def test_the_other_strand_counts_where_it_is_read():
 
 def test_pairs_are_turned_together():
     tables = {"train": table(pairs=SEQUENCES[::-1])}
-    examples, _, tokenizer, _ = encoded(tables, augmentation=Augmentation(either_strand=True))
+    examples, _, tokenizer, _ = encoded(tables, rc_augment=True)
     seen = set()
     for epoch in range(8):
         examples["train"].set_epoch(epoch)

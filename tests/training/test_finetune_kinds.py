@@ -131,7 +131,7 @@ def test_class_names_and_early_stopping(tables, tmp_path, capsys):
 
 
 def test_head_on_the_mean(tables, tmp_path):
-    finetuned(tables, tmp_path / "run", pooling="mean", rc_augment=True, rc_average=True, breaks_augment=0.1)
+    finetuned(tables, tmp_path / "run", pooling="mean", rc_augment=True, rc_average=True)
     model, tokenizer = reloaded(tmp_path / "run")
     assert model.config.classifier_pooling == "mean" and model.bert.pooler is None
     inputs = tokenizer(["ACGTTGCATTAACG", "GGC"], padding=True, return_tensors="pt")
@@ -173,7 +173,6 @@ def test_a_folder_without_dev_or_test(tables, tmp_path, capsys):
         ({"problem_type": "base_classification", "pooling": "mean"}, "not of bases"),
         ({"problem_type": "base_classification", "allow_truncation": True}, "cut off bases"),
         ({"gradient_accumulation_steps": 2}, "follows from --global_batch_size"),
-        ({"breaks_augment": 1.5}, "at least 0 and below 1"),
         ({"plateau_restarts": -1}, "--plateau_restarts -1: must be at least 0"),
         ({"problem_type": "regression", "class_weights": "balanced"}, "float"),
         ({"label_columns": ["sequence", "label"], "problem_type": "single_label_classification"}, "one label column"),

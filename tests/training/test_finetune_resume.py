@@ -18,7 +18,7 @@ from dnabert2.training.runs import last_whole_checkpoint
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 DEAD = {"learning_rate": 0.0, "num_train_epochs": 4, "plateau_patience": 2}
 STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5, "save_steps": 5}
-IN_THE_MIDDLE = {"plain": STEPS, "augmented": {**STEPS, "rc_augment": True, "breaks_augment": 0.2}}
+IN_THE_MIDDLE = {"plain": STEPS, "augmented": {**STEPS, "rc_augment": True}}
 
 
 def metrics_of(output):
