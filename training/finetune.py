@@ -49,6 +49,7 @@ from .finetuner import DeadRun, FineTuner
 from .model_settings import new_config
 from .problems import Problem, problem_of
 from .processes import from_main, leave
+from .progress import score_line, use_lines
 from .runs import check_output, make_output, read_restarts, run_settings, start_output, write_restarts
 from .table_formats import Source
 from .tables import Table, find_tables, read_table
@@ -183,6 +184,7 @@ def run(arguments: Arguments) -> dict:
     while True:
         may_restart = len(restarts) < args.plateau_restarts and "dev" in tables
         trainer = make_trainer(model, args, problem, tokenizer, tables, examples, data_args, may_restart)
+        use_lines(trainer, with_bar=not args.disable_tqdm, line=score_line)
         if is_main:
             if checkpoint:
                 print(f"continuing from {checkpoint}")
