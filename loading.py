@@ -22,6 +22,16 @@ def load_model(class_name: str | type, name: str, **kwargs):
     from . import modeling_dnabert2
 
     name = locate(name)
+    check_name(name)
+    model_class = getattr(modeling_dnabert2, class_name) if isinstance(class_name, str) else class_name
+    try:
+        return model_class.from_pretrained(name, **kwargs)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be loaded as a DNABERT-2 model: {first_lines(error)}") from error
+
+
+def check_name(name: str):
+    """Raises UserError if `name` is neither a model folder nor, by its form, a Hub id."""
     path = Path(name)
     if path.is_file():
         raise UserError(f"{path}: is a file; give the folder that holds config.json and the weights.")
@@ -31,14 +41,9 @@ def load_model(class_name: str | type, name: str, **kwargs):
         )
     if not path.exists() and (path.is_absolute() or name.count("/") != 1):
         raise UserError(f"{name}: no such folder; give a model folder or a Hub id such as user/model.")
-    model_class = getattr(modeling_dnabert2, class_name) if isinstance(class_name, str) else class_name
-    try:
-        return model_class.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: cannot be loaded as a DNABERT-2 model: {_first_sentence(error)}") from error
 
 
-def _first_sentence(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
     """transformers explains at length; the first lines say what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:400]
+    return " ".join(lines[:2])[:400] or type(error).__name__

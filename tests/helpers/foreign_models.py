@@ -7,11 +7,22 @@ networks with the same `model_type`, `auto_map`, tokenization, forward arguments
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, EsmConfig, EsmForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    EsmConfig,
+    EsmForMaskedLM,
+    PreTrainedTokenizerFast,
+    dynamic_module_utils,
+)
+
+from dnabert2.training import metric_plots
 
 SIZES = {
     "hidden_size": 16,
@@ -21,6 +32,36 @@ SIZES = {
     "initializer_range": 0.5,  # far larger than usual, so that what is attended to matters
 }
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def code_cache(tmp_path_factory):
+    """Where transformers copies the code that it runs: not the user's cache."""
+    path = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", path)
+        patch.setattr(sys, "path", list(sys.path))
+        yield
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def no_plots():
+    """Runs draw no pictures, which takes longer than all else in a run of three steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metric_plots, "save", lambda figure, path: None)
+        yield
+
+
+@pytest.fixture
+def with_mamba(tmp_path, monkeypatch):
+    """An empty package of the name that Caduceus imports."""
+    (tmp_path / "mamba_ssm").mkdir()
+    (tmp_path / "mamba_ssm" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("mamba_ssm", None)
 
 
 def kmers(k: int) -> list[str]:

@@ -16,7 +16,7 @@ from dnabert2.errors import UserError
 from dnabert2.tokenizer.files import OURS, write_tokenizer
 from dnabert2.training.adapters import load_adapted
 
-pytestmark = pytest.mark.usefixtures("code_cache")
+pytestmark = pytest.mark.usefixtures("code_cache", "no_plots")
 # Runs the block of code of each page as it stands, and prints the probabilities of the first sequences.
 READER = """
 import json, os, re, sys
@@ -59,7 +59,7 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def adapted(short, base, tmp_path_factory, code_cache):
+def adapted(short, base, tmp_path_factory, code_cache, no_plots):
     """Function: the output folder of a run with adapters on a base of a name."""
     root = tmp_path_factory.mktemp("adapted")
     options = {"config_overrides": None, "lora": True, "max_steps": 3, "confidence_resamples": 0}
@@ -131,8 +131,8 @@ def test_what_holds_no_adapters_is_said_in_a_sentence(adapted, base, tmp_path):
         (tmp_path / name).write_bytes((adapted["cls"] / name).read_bytes())
     weights = (adapted["cls"] / "adapter_model.safetensors").read_bytes()
     (tmp_path / "adapter_model.safetensors").write_bytes(weights[:1000])
-    with pytest.raises(UserError, match="its adapters do not load .* damaged or cut short"):
+    with pytest.raises(UserError, match=r"its adapters do not load .* damaged or cut short"):
         load_adapted(tmp_path)
     (tmp_path / "base_config.json").write_text(json.dumps({"base": str(base)}))
-    with pytest.raises(UserError, match="base_config.json cannot be read"):
+    with pytest.raises(UserError, match=r"base_config\.json cannot be read"):
         load_adapted(tmp_path)
