@@ -18,6 +18,7 @@ from pathlib import Path
 from ..atomic import write_whole
 from ..errors import RunFailed, UserError, run_verb
 from ..genome.strands import reverse_complement
+from .outputs import output_file
 from .splits import Split, known_checksums, read_split
 from .tasks import SPLITS, Task, available, select
 
@@ -232,15 +233,14 @@ def run(options: argparse.Namespace):
     from rich.console import Console
     from rich.progress import Progress
 
+    if options.output is not None:
+        output_file(options.output)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("reading", total=len(select(options.tasks)))
         report = check(options.data, options.tasks, lambda: progress.advance(bar))
     print_report(report)
     if options.output is not None:
-        try:
-            write_whole(options.output, json.dumps(report, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--output {options.output} cannot be written: {error.strerror}.") from error
+        write_whole(options.output, json.dumps(report, indent=1) + "\n")
     differing = [name for name, record in report["datasets"].items() if record["state"] == DIFFERS]
     if differing:
         raise RunFailed(f"{options.data}: {', '.join(differing)} is not as released; fetch it again, or say so.")

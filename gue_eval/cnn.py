@@ -19,7 +19,7 @@ from torch import nn
 
 from ..precision import has_fast_bfloat16
 from ..training.metrics import classification_scores
-from .floors import FloorLimits, FloorResult, Splits
+from .floors import CHOSEN_ON, FloorLimits, FloorResult, Splits
 from .kmer_counts import base_codes
 
 CHANNELS = 192
@@ -103,6 +103,21 @@ class MotifNetwork(nn.Module):
         return x.amax(dim=(2, 3))
 
 
+def fixed_settings(strandless: bool) -> dict:
+    """What training does not choose."""
+    return {
+        "channels": CHANNELS,
+        "widths": list(WIDTHS),
+        "pool": POOL,
+        "dropout": DROPOUT,
+        "batch_size": BATCH,
+        "peak_learning_rate": PEAK_LEARNING_RATE,
+        "weight_decay": WEIGHT_DECAY,
+        "strands": "maximum over both" if strandless else "as given",
+        "chosen_on": CHOSEN_ON,
+    }
+
+
 def fit_predict(
     splits: Splits,
     *,
@@ -144,18 +159,10 @@ def fit_predict(
     network.load_state_dict(best)
     seconds = time.perf_counter() - start
     settings = {
-        "channels": CHANNELS,
-        "widths": list(WIDTHS),
-        "pool": POOL,
-        "dropout": DROPOUT,
-        "batch_size": BATCH,
-        "peak_learning_rate": PEAK_LEARNING_RATE,
-        "weight_decay": WEIGHT_DECAY,
-        "strands": "maximum over both" if strandless else "as given",
+        **fixed_settings(strandless),
         "epochs": epochs,
         "best_epoch": best_epoch,
         "dev_mcc_by_epoch": history,
-        "chosen_on": "dev MCC",
         "precision": "bfloat16 autocast" if has_fast_bfloat16(device) else "float32",
     }
     dev, test = (predict(network, *encoded[split]) for split in ("dev", "test"))

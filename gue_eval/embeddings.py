@@ -22,6 +22,7 @@ from ..atomic import whole_file
 from ..bundled import locate
 from ..errors import UserError
 from ..precision import resolve_dtype
+from .checksums import CONFIGURATION, folder_sha256, model_sha256
 from .kmer_counts import kmer_counts
 
 POOLINGS = ("mean", "cls", "max")
@@ -31,8 +32,6 @@ RANDOM_SEED = 42
 K = 4
 CHUNK = 2048  # sequences embedded between two writes to the cache
 BATCH_TOKENS = 16_384  # pads included; a batch has no more unless one sequence has
-RECIPE_FILES = ("config.json", "tokenizer*", "vocab*")
-WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 class KmerEmbedder:
@@ -199,7 +198,7 @@ def _trained_model(name: str, architecture, trusted: bool, options: dict):
         return load_model("DNABert2Model", name, add_pooling_layer=False, **options)
     return _or_user_error(
         name,
-        lambda: AutoModel.from_pretrained(name, trust_remote_code=_runs_code(architecture, trusted), **options),
+        lambda: AutoModel.from_pretrained(name, trust_remote_code=architecture.runs_code(trusted), **options),
         checkpoint_errors,
     )
 
@@ -214,17 +213,13 @@ def _random_model(name: str, architecture, trusted: bool, options: dict):
     torch.manual_seed(RANDOM_SEED)
     if architecture.code == "ours":
         return DNABert2Model(DNABert2Config.from_pretrained(name), add_pooling_layer=False).to(options["dtype"])
-    remote = _runs_code(architecture, trusted)
+    remote = architecture.runs_code(trusted)
 
     def build():
         config = AutoConfig.from_pretrained(name, trust_remote_code=remote)
         return AutoModel.from_config(config, trust_remote_code=remote).to(options["dtype"])
 
     return _or_user_error(name, build)
-
-
-def _runs_code(architecture, trusted: bool) -> bool:
-    return trusted and architecture.code != "stock"
 
 
 def _or_user_error(name: str, load: Callable, context: Callable | None = None):
@@ -244,13 +239,7 @@ def _fingerprint(name: str, model, is_random: bool) -> dict[str, str | None]:
     folder = Path(locate(name))
     if not folder.is_dir():
         return {"revision": getattr(model.config, "_commit_hash", None)}
-    digest, patterns = hashlib.sha256(), RECIPE_FILES if is_random else RECIPE_FILES + WEIGHT_FILES
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-        digest.update(path.name.encode())
-        with open(path, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return {"sha256": digest.hexdigest()}
+    return {"sha256": folder_sha256(folder, CONFIGURATION) if is_random else model_sha256(name)}
 
 
 @dataclass

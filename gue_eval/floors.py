@@ -27,6 +27,9 @@ TRANSFORMS: dict[str, Callable] = {
     "square root": lambda counts: counts.sqrt(),
     "presence": lambda counts: counts.sign(),
 }
+WITHOUT_CHANCE = ("majority", "kmer-logistic")  # the same with every seed
+CHOSEN_ON = "dev MCC"
+SPACER = "N" * 32  # between the sequences of a pair: as many bases as a unit of the CNN sees
 MOST_ITERATIONS = 200
 MOST_TUNING_BASES = 16e6  # what the settings are tried on; of GUE, virus/covid alone has more
 
@@ -63,6 +66,31 @@ class FloorResult:
     settings: dict
     train_seconds: float
     notes: list[str] = field(default_factory=list)
+
+
+def joined(sequences: list[str], pairs: list[str] | None) -> list[str]:
+    """
+    Each row as one sequence, the second of a pair behind the first.
+
+    No k-mer and no filter reads across what is between them, so that k-mers are those of both added up, and the CNN's
+    maximum is over the places of both.
+    """
+    if pairs is None:
+        return sequences
+    return [f"{first}{SPACER}{second}" for first, second in zip(sequences, pairs, strict=True)]
+
+
+def fixed_settings(name: str, strandless: bool, pairs: bool = False) -> dict:
+    """What of a floor's settings is not chosen in training; by it a record is told from one of another version."""
+    settings = {}
+    if name == "kmer-logistic":
+        strands = "both, added up" if strandless else "as given"
+        settings = {"kmers": list(KMERS), "strands": strands, "chosen_on": CHOSEN_ON}
+    elif name == "cnn":
+        from .cnn import fixed_settings as of_cnn
+
+        settings = of_cnn(strandless)
+    return settings | ({"pairs": f"joined by {len(SPACER)} N"} if pairs else {})
 
 
 def majority(name: str, splits: Splits, *, classes: list[str], **_) -> FloorResult:
@@ -120,11 +148,9 @@ def kmer_logistic(
         _fit(model, features["train"], labels["train"])
         dev, test = (_spread(model, features[split], len(classes)) for split in ("dev", "test"))
     settings = {
-        "kmers": list(KMERS),
-        "strands": "both, added up" if strandless else "as given",
+        **fixed_settings(name, strandless),
         "transform": transform,
         "C": C,
-        "chosen_on": "dev MCC",
         "tuned_on_rows": len(rows),
         "tried": tried,
     }

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
-        return 0 if argv else 2
+        sys.exit(0 if argv else 2)  # as argparse does in the other verbs
     if argv[0] not in COMMANDS:
         print(f"error: gue has no command {argv[0]!r}; `dnabert2 gue --help` lists them.", file=sys.stderr)
         return 2

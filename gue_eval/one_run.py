@@ -3,34 +3,38 @@
 record = run_one("mini", all_tasks()["tf/0"], "GUE", "robust", 42, folder)    # see `run.py`, which does many
 """
 
-import hashlib
 import json
+import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..atomic import whole_file
+from ..atomic import whole_file, write_whole
 from ..errors import UserError
 from ..provenance import provenance
 from ..tokenizer.policy import TextPolicy
-from ..training.architectures import architecture_of, hidden_size
 from ..training.arguments import parse_values
 from ..training.finetune import run as finetune
-from ..training.finetune_arguments import DataArguments, FineTuningArguments, ModelArguments, check_arguments
+from ..training.finetune_arguments import Arguments, FineTuningArguments, check_arguments
 from ..training.finetune_results import peak_memory
 from ..training.metrics import classification_scores, confidence_intervals
 from ..training.problems import Problem, problem_of
+from ..training.runs import run_settings
 from ..training.tables import SPLITS, Table, find_tables, read_table
 from .check import leaked_rows
-from .floors import FLOORS
-from .recipes import recipe
+from .checksums import tables_sha256
+from .floors import FLOORS, fixed_settings, joined
+from .jobs import Plan
+from .settings import DATACLASSES, ModelFacts, finetune_settings, model_facts
 from .tasks import Task
 
-RESAMPLES = 1000
-# Of a task whose sequences have no strand, both are read by the floors.
-STRANDED = ("prom", "splice")
+INPUTS = "inputs.json"
+CPU = torch.device("cpu")
 
 
 def run_one(
@@ -49,6 +53,7 @@ def run_one(
     Args:
         model: a floor's name, or whatever `finetune` takes.
         recipe_name: of `recipes.json`; floors have their own ways.
+        folder: for this run alone; what another one left in it is removed.
         overrides: settings of `finetune` instead of the recipe's.
         trust_remote_code: run the code that a foreign model brings along.
 
@@ -59,35 +64,38 @@ def run_one(
         UserError: if the task's files, the model or the settings cannot be used.
     """
     folder = Path(folder)
-    splits = task.split_files(gue)
-    missing = [split for split in SPLITS if split not in splits]
+    data = {"sha256": tables_sha256(task, gue)}
+    missing = [split for split in SPLITS if split not in data["sha256"]]
     if missing:
         raise UserError(f"{task.folder(gue)}: {' and '.join(missing)} missing; fetch the data with `gue download`.")
     tables, problem = read_task(task, gue)
-    rows = {split: len(table.sequences) for split, table in tables.items()}
+    data = {"rows": {split: len(table.sequences) for split, table in tables.items()}, **data}
     if model in FLOORS:
-        found = _floor(model, task, tables, problem, seed, overrides or {})
+        refuse_overrides(model, overrides)
+        sha256, found = None, _floor(model, task, tables, problem, seed)
     else:
-        settings = recipe(
-            recipe_name,
-            task,
-            gpu=torch.cuda.is_available(),
-            model=model,
-            train_rows=rows["train"],
-            hidden_size=hidden_size(model),
-        )
-        if architecture_of(model, trust_remote_code).code != "ours":
-            del settings["pooling"]  # they bring their own head
-        settings |= {"seed": seed, "trust_remote_code": trust_remote_code, **(overrides or {})}
-        found = _finetuned(model, task, gue, {k: v for k, v in settings.items() if v is not None}, folder)
-    data = {
-        "rows": rows,
-        "sha256": {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in splits.items()},
-    }
-    return {"metric": task.metric, **found, **_without_leaks(tables, found["predictions"]), "data": data}
+        facts = model_facts(model, trust_remote_code)
+        plan = Plan(recipe_name, overrides=overrides or {}, trust_remote_code=trust_remote_code)
+        settings = finetune_settings(model, facts, task, plan, seed, data["rows"]["train"])
+        sha256, found = facts.sha256, _finetuned(model, facts, task, gue, settings, data, folder)
+    parts = {"metric": task.metric, "model_sha256": sha256, **found}
+    return {**parts, **_without_leaks(tables, found["predictions"]), "data": data}
 
 
-def _finetuned(model: str, task: Task, gue: Path, settings: dict, folder: Path) -> dict:
+def refuse_overrides(floor: str, overrides: dict | None):
+    """Raise UserError if there are any: a floor has no settings to change."""
+    if overrides:
+        raise UserError(f"--set is for models that are fine-tuned; {floor} chooses its settings itself, leave it out.")
+
+
+def check_values(model: str, facts: ModelFacts, task: Task, plan: Plan):
+    """Raise UserError if `finetune` would refuse the settings of a run, whatever is in its tables."""
+    settings = finetune_settings(model, facts, task, plan, 0)
+    with _environment_as_before():
+        _arguments(model, task, Path("."), settings, Path("."))
+
+
+def _arguments(model: str, task: Task, gue: Path, settings: dict, folder: Path) -> Arguments:
     options = {
         **settings,
         "model_name_or_path": model,
@@ -95,19 +103,57 @@ def _finetuned(model: str, task: Task, gue: Path, settings: dict, folder: Path) 
         "output_dir": str(folder),
         "class_names": list(task.label_names),
         "disable_tqdm": True,
+        "overwrite": True,
     }
-    arguments = check_arguments(parse_values((ModelArguments, DataArguments, FineTuningArguments), options))
-    try:
-        metrics = finetune(arguments)
-    except UserError as error:
-        if "holds a finished run" not in str(error):
-            raise
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))  # killed before its record
+    return check_arguments(parse_values(DATACLASSES, options))
+
+
+def _finetuned(model: str, facts: ModelFacts, task: Task, gue: Path, settings: dict, data: dict, folder: Path) -> dict:
+    with _environment_as_before():
+        arguments = _arguments(model, task, gue, settings, folder)
+        inputs = {"model_sha256": facts.sha256, "data_sha256": data["sha256"]}
+        metrics = _metrics(arguments, inputs, folder)
     kept = ("test", "dev", "confidence", "restarts", "parameters", "trained_parameters", "train_seconds", "dead")
     kept += ("peak_memory_bytes", "truncation", "steps", "best_step", "best_by", "rc_average", "provenance")
     found = {key: metrics[key] for key in kept}
     found["predictions"] = _read_predictions(folder / "predictions.parquet", list(task.label_names))
     return found | {"settings": settings}
+
+
+def _metrics(arguments: Arguments, inputs: dict, folder: Path) -> dict:
+    """Of the run in `folder`, if it is this one and was killed before its record; else of one that is trained."""
+    inputs = {**inputs, "settings": run_settings(*arguments)}
+    if _read_json(folder / INPUTS) != inputs:
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_whole(folder / INPUTS, json.dumps(inputs) + "\n")
+    elif metrics := _read_json(folder / "metrics.json"):
+        return metrics
+    before = peak_memory(CPU)
+    metrics = finetune(arguments)
+    return metrics | ({"peak_memory_bytes": new_peak(before)} if arguments[2].device.type == "cpu" else {})
+
+
+def _read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def new_peak(before: int) -> int | None:
+    """The most memory that the process ever held; None if that was before this run, whose own is not known then."""
+    peak = peak_memory(CPU)
+    return peak if peak > before else None
+
+
+@contextmanager
+def _environment_as_before() -> Iterator[None]:
+    """transformers 4 leaves a run's precision in the environment, where the next run finds it."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _read_predictions(path: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -123,19 +169,20 @@ def _read_predictions(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def _floor(name: str, task: Task, tables: dict[str, Table], problem: Problem, seed: int, overrides: dict) -> dict:
-    if overrides:
-        raise UserError(f"--set is for models that are fine-tuned; {name} chooses its settings itself, leave it out.")
-    splits = {split: (table.sequences, problem.targets(table)) for split, table in tables.items()}
-    device = "cuda" if torch.cuda.is_available() and name == "cnn" else "cpu"
+def _floor(name: str, task: Task, tables: dict[str, Table], problem: Problem, seed: int) -> dict:
+    splits = {split: (joined(table.sequences, table.pairs), problem.targets(table)) for split, table in tables.items()}
+    on_gpu = torch.cuda.is_available() and name == "cnn"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    device, before = torch.device("cuda" if on_gpu else "cpu"), peak_memory(CPU)
     start = time.perf_counter()
     result = FLOORS[name](
         name,
         splits,
         classes=list(problem.names),
-        strandless=task.family not in STRANDED,
+        strandless=not task.stranded,
         seed=seed,
-        device=device,
+        device=device.type,
         limits=None,
     )
     predictions = {
@@ -148,14 +195,16 @@ def _floor(name: str, task: Task, tables: dict[str, Table], problem: Problem, se
     return {
         "test": classification_scores(*arrays),
         "dev": classification_scores(*dev),
-        "confidence": confidence_intervals(classification_scores, arrays, resamples=RESAMPLES, seed=seed),
+        "confidence": confidence_intervals(
+            classification_scores, arrays, resamples=FineTuningArguments.confidence_resamples, seed=seed
+        ),
         "restarts": [],
         "parameters": result.parameters,
         "train_seconds": round(time.perf_counter() - start, 1),
-        "peak_memory_bytes": peak_memory(torch.device(device)),
+        "peak_memory_bytes": peak_memory(device) if on_gpu else new_peak(before),
         "notes": result.notes,
-        "settings": result.settings,
-        "provenance": provenance(device),
+        "settings": result.settings | fixed_settings(name, not task.stranded, task.pairs),
+        "provenance": provenance(device.type),
         "predictions": predictions,
     }
 

@@ -13,7 +13,6 @@ One JSON a (model, task). What is finished is not probed again, unless weights, 
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -26,7 +25,10 @@ import numpy as np
 from ..atomic import write_whole
 from ..errors import RunFailed, UserError, run_verb
 from ..provenance import provenance
+from .checksums import tables_sha256
 from .embeddings import POOLINGS, load_embedder
+from .jobs import FIRST_SEED, slug
+from .outputs import output_folder
 from .records import PROBE, published_auroc
 from .tasks import Task, available
 
@@ -37,7 +39,6 @@ FOLDS = 3
 MOST_TUNING_ROWS = 9000
 SHOT_STRENGTH = 0.01
 MOST_ITERATIONS = 500
-FIRST_SEED = 42
 
 
 def options_of(argv: list[str] | None) -> argparse.Namespace:
@@ -91,6 +92,7 @@ def run(options: argparse.Namespace):
             dtype=options.dtype,
             trust_remote_code=options.trust_remote_code,
         )
+        output_folder(options.output)
         for task in tasks:
             record, path = _attempt(embedder, model, task, shots, device, options)
             (failed if record["status"] == "failed" else probed).append(record | {"path": path})
@@ -123,12 +125,9 @@ def _device(name: str) -> str:
 
 def _attempt(embedder, model: str, task: Task, shots, device: str, options) -> tuple[dict, Path]:
     """Probe one task and write its record, whatever comes of it; or read the record that is there."""
-    from .run import slug
-
     pooling = embedder.identity.get("pooling")  # counts of k-mers have none
     name = model if pooling in ("mean", None) else f"{model} ({pooling})"
     path = options.output / f"{slug(name)}--{task.dataset.replace('/', '_')}--probe.json"
-    files = task.split_files(options.data)
     record = {
         "benchmark": PROBE,
         "model": name,
@@ -146,7 +145,7 @@ def _attempt(embedder, model: str, task: Task, shots, device: str, options) -> t
         "C": {"full": f"best of {list(STRENGTHS)} by AUROC of {FOLDS}-fold cross-validation on train"}
         | {"few-shot": SHOT_STRENGTH},
     }
-    data = {"sha256": {split: hashlib.sha256(file.read_bytes()).hexdigest() for split, file in files.items()}}
+    data = {"sha256": tables_sha256(task, options.data)}
     before = _read(path)
     if before and before["settings"] == settings and before["data"]["sha256"] == data["sha256"]:
         print(f"{name}, {task.dataset}: finished already.", flush=True)

@@ -5,8 +5,10 @@
 `published` is a row of `data/gue_recipes.csv`: sequences cut at a length, the checkpoint with the least development
 loss, the summary token, one seed. `robust` is in `recipes.json`: nothing is cut; the checkpoint with the best score
 counts; tokens are averaged; a run that stays at chance is started anew; several seeds; and tasks whose sequences have
-no strand (transcription factors, histone marks, pieces of genomes) are trained on both. Later blocks override earlier
-ones: `default`, the task, the dataset, the model's family, small models and theirs.
+no strand (by `tasks.csv`: transcription factors, histone marks, enhancers, pieces of genomes) are trained on both.
+There is one exception: small models read both strands of `prom/prom_core_tata` too, which has few rows and would be
+learnt by heart otherwise. Later blocks override earlier ones: `default`, the task, the dataset, the model's family,
+small models and theirs.
 """
 
 import argparse

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..atomic import write_whole
 from ..errors import UserError, run_verb
+from .outputs import output_folder
 from .records import RUN, load_records, published_scores
 
 __all__ = ["headline_table", "load_records", "main", "report"]
@@ -67,12 +68,9 @@ def report(options: argparse.Namespace):
     if options.models is not None:
         records = select(records, [name.strip() for name in options.models.split(",") if name.strip()])
     baseline = _baseline(records, options.baseline, not options.no_paper)
+    output_folder(options.output)
     numbers = aggregate(records, not options.no_paper, baseline, options.resamples)
 
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {options.output} cannot be a folder: {error.strerror}.") from error
     sections = [opening_section(numbers)]
     pictures = {}
     if numbers["datasets"]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..atomic import whole_file
 from ..errors import UserError, run_verb
 from ..genome.strands import reverse_complement
+from .outputs import output_file
 from .splits import read_split
 from .tasks import Task, select
 
@@ -57,6 +58,7 @@ def training_sequences(gue: Path, tasks: list[Task]) -> tuple[dict[str, list[str
 
 def run(options: argparse.Namespace):
     """Body of the command."""
+    output_file(options.output)
     found, left_out = training_sequences(options.data, select(options.tasks))
     writer = gzip.open if options.output.suffix == ".gz" else open
     with whole_file(options.output) as partial, writer(partial, "wt", encoding="ascii") as handle:

@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from ..training.resampling import class_scores
+
 CHUNK = 2**22  # counts held at once by the bootstrap
 
 
@@ -149,7 +151,9 @@ def paired_bootstrap(
             to_cell = np.zeros((len(patterns), len(classes) ** 2))
             to_cell[np.arange(len(patterns)), cells[:, predictor]] = 1
             matrices = (drawn @ to_cell).reshape(-1, len(classes), len(classes))
-            total += sign * SCORES[metric](matrices)
+            # (resamples, label, prediction) counts
+            hits, true, given = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=2), matrices.sum(axis=1)
+            total += sign * class_scores(hits, true, given)[metric]
         return total
 
     draw = np.random.default_rng(seed)
@@ -168,27 +172,3 @@ def paired_bootstrap(
         "p": min(1.0, 2 * (min(below, above) + 1) / (resamples + 1)),
         "resamples": resamples,
     }
-
-
-def _matthews(matrices: np.ndarray) -> np.ndarray:
-    rows, columns = matrices.sum(axis=2), matrices.sum(axis=1)  # by label, by prediction
-    correct, total = np.trace(matrices, axis1=1, axis2=2), matrices.sum(axis=(1, 2))
-    covariance = correct * total - (rows * columns).sum(axis=1)
-    spread = (total**2 - (rows**2).sum(axis=1)) * (total**2 - (columns**2).sum(axis=1))
-    return np.divide(covariance, np.sqrt(spread), out=np.zeros(len(matrices)), where=spread > 0)
-
-
-def _macro_f1(matrices: np.ndarray) -> np.ndarray:
-    hits = np.diagonal(matrices, axis1=1, axis2=2)
-    either = matrices.sum(axis=2) + matrices.sum(axis=1)
-    # A class that neither stands in the labels nor was predicted has no F1.
-    f1 = np.divide(2 * hits, either, out=np.zeros_like(either), where=either > 0)
-    return f1.sum(axis=1) / (either > 0).sum(axis=1)
-
-
-def _accuracy(matrices: np.ndarray) -> np.ndarray:
-    return np.trace(matrices, axis1=1, axis2=2) / matrices.sum(axis=(1, 2))
-
-
-# (resamples, label, prediction) counts -> (resamples,) scores, as training/metrics.py has them of rows
-SCORES = {"matthews_correlation": _matthews, "f1": _macro_f1, "accuracy": _accuracy}

@@ -35,6 +35,8 @@ class Task:
         dataset, flat_name: "tf/0", and "human_tf_0" as it is called on the Hub.
         length_bp: typical length of a sequence, in bases.
         pairs: a row has two sequences.
+        stranded: the label belongs to the strand as it is written, as a promoter's or a splice site's does; else the
+            reverse complement has the same label. Genomes of the coronavirus are all written in the same direction.
         label_names: names of the classes 0, 1, ...; the ids themselves where nobody knows.
         metric: the score that counts, "matthews_correlation" or "f1" (macro).
         train, dev, test: rows of a split, None if not known.
@@ -48,6 +50,7 @@ class Task:
     species: str
     length_bp: int
     pairs: bool
+    stranded: bool
     classes: int
     label_names: tuple[str, ...]
     metric: str
@@ -85,7 +88,8 @@ def _table() -> tuple[Task, ...]:
         for row in csv.DictReader(handle):
             for name in ("length_bp", "classes", *SPLITS, "test_rows_in_train", "dev_rows_in_train"):
                 row[name] = int(row[name]) if row[name] else None
-            row["pairs"] = row["pairs"] == "yes"
+            for name in ("pairs", "stranded"):
+                row[name] = row[name] == "yes"
             row["label_names"] = tuple(row["label_names"].split("|"))
             tasks.append(Task(**row))
     return tuple(tasks)

@@ -168,7 +168,7 @@ class FineTuningArguments(TrainingArguments):
         default=5, metadata={"help": "Evaluations in a row with all predictions the same that make a run dead."}
     )
     confidence_resamples: int = field(
-        default=1000, metadata={"help": "Resamples of the test table for 95 % confidence intervals; 0 for none."}
+        default=1000, metadata={"help": "Resamples of the test table for 95 %% confidence intervals; 0 for none."}
     )
     # Not default_factory: HfArgumentParser takes no notice of it for a bool.
     dataloader_pin_memory: bool = field(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dnabert2.genome.strands import reverse_complement
 from dnabert2.gue_eval import cnn
-from dnabert2.gue_eval import splits as gue_splits
-from dnabert2.gue_eval.floors import FLOORS, FloorLimits
+from dnabert2.gue_eval.floors import FLOORS, FloorLimits, joined
 from dnabert2.training.metrics import classification_scores
 
 CHANNELS = 16
@@ -48,13 +48,13 @@ def test_encoding_and_the_other_strand():
     codes, lengths = cnn.encode(sequences)
     assert codes.tolist() == [[0, 1, 2, 3, -1], [2, 2, -1, -1, -1], [3, 3, 3, 0, 1]] and lengths.tolist() == [5, 2, 5]
     turned = cnn.reverse_complement(codes, lengths)
-    expected = cnn.encode([gue_splits.reverse_complement(sequence) for sequence in sequences])[0]
+    expected = cnn.encode([reverse_complement(sequence) for sequence in sequences])[0]
     assert torch.equal(turned, expected)
 
 
 def test_a_sequence_and_its_other_strand_get_one_prediction(network):
     sequences = draw_sequences(20)
-    turned = [gue_splits.reverse_complement(sequence) for sequence in sequences]
+    turned = [reverse_complement(sequence) for sequence in sequences]
     both, stranded = network(True), network(False)
     same = [cnn.predict(both, *cnn.encode(rows)) for rows in (sequences, turned)]
     other = [cnn.predict(stranded, *cnn.encode(rows)) for rows in (sequences, turned)]
@@ -76,12 +76,24 @@ def test_padding_and_company_change_nothing(network, strandless):
         assert made(padded, lengths).softmax(-1).numpy() == pytest.approx(alone, abs=1e-5)
 
 
+@torch.no_grad()
+def test_of_a_pair_the_places_of_both_are_seen_and_none_of_them_together():
+    """Norms that have not learnt yet make nothing of N; lengths are even, so that the pooling parts all alike."""
+    made = cnn.MotifNetwork(2, False, CHANNELS).eval()
+    first, second = (["".join(random.Random(i).choices("ACGT", k=40)) for i in range(a, a + 20)] for a in (0, 20))
+    nothing = [""] * 20
+    pairs = (first, nothing), (nothing, second), (first, second)
+    one, other, both = (made.pooled(*cnn.encode(joined(*pair))) for pair in pairs)
+    assert torch.allclose(both, torch.maximum(one, other), atol=1e-6)
+    assert (both > one + 1e-3).any() and (both > other + 1e-3).any()
+
+
 def motif_rows(count: int, seed: int):
     draw, sequences = random.Random(seed), []
     labels = [i % 2 for i in range(count)]
     for label in labels:
         background, place = "".join(draw.choices("ACGT", k=40)), draw.randrange(30)
-        motif = draw.choice((MOTIF, gue_splits.reverse_complement(MOTIF))) if label else ""
+        motif = draw.choice((MOTIF, reverse_complement(MOTIF))) if label else ""
         sequences.append((background[:place] + motif + background[place:])[:40])
     return sequences, labels
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dnabert2.errors import UserError
-from dnabert2.gue_eval.floors import FLOORS
+from dnabert2.genome.strands import reverse_complement
+from dnabert2.gue_eval.floors import FLOORS, joined
 from dnabert2.gue_eval.kmer_counts import kmer_counts, strand_columns
-from dnabert2.gue_eval.splits import reverse_complement
 from dnabert2.training.metrics import classification_scores
 
 MOTIF = "TGACGTA"
@@ -55,6 +55,14 @@ def test_both_strands_count_the_same():
     assert (either == other).all() and either.any()
     assert (kmer_counts(sequences, (3,)).toarray() != kmer_counts(turned, (3,)).toarray()).any()
     assert [strand_columns(k)[1] for k in (1, 2, 3, 4)] == [2, 10, 32, 136]
+
+
+@pytest.mark.parametrize("both_strands", (False, True))
+def test_a_pair_has_the_counts_of_both(both_strands):
+    draw = random.Random(6)
+    first, second = (["".join(draw.choices("ACGT", k=draw.randint(5, 50))) for _ in range(12)] for _ in range(2))
+    one, other, both = (kmer_counts(rows, (3, 6), both_strands) for rows in (first, second, joined(first, second)))
+    assert (both.toarray() == (one + other).toarray()).all() and joined(first, None) is first
 
 
 @pytest.fixture(scope="module")

@@ -298,7 +298,7 @@ def test_damaged_records_are_named(tmp_path, capsys, text, expected):
         (["--models", "nobody"], "No record is of model 'nobody'; there are alpha"),
         (["--baseline", "nobody"], "--baseline nobody is not among the models: alpha, beta"),
         (["--resamples", "1"], "at least 100"),
-        (["--output", __file__], "test_report.py cannot be a folder: File exists."),
+        (["--output", __file__], "test_report.py cannot be a folder: it is a file; name another."),
     ],
 )
 def test_unusable_options(tmp_path, capsys, arguments, expected):

@@ -29,6 +29,7 @@ def test_rows_of_the_table_are_consistent():
         assert len(task.label_names) == len(set(task.label_names)) == task.classes >= 2
         assert task.metric == ("f1" if name == "virus/covid" else "matthews_correlation")
         assert task.pairs == (task.family == "EPI")
+        assert task.stranded == (task.family in ("prom", "splice") or name == "virus/covid")
         if task.benchmark == "GUE":
             assert task.train > task.dev > 0 and abs(task.dev - task.test) <= 2
     assert len({task.flat_name for task in all_tasks().values()}) == 36
