@@ -38,12 +38,18 @@ BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def code_cache(tmp_path_factory):
     """Where transformers copies the code that it runs: not the user's cache."""
     path = str(tmp_path_factory.mktemp("modules"))
+    earlier = _take_out_remote_code()  # of other tests in this process, which came from another folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", path)
-        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "path", [path, *sys.path])
         yield
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        del sys.modules[name]
+    _take_out_remote_code()
+    sys.modules.update(earlier)
+
+
+def _take_out_remote_code() -> dict:
+    names = [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 @pytest.fixture(scope="module")
