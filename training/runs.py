@@ -1,6 +1,7 @@
 """A run's output folder: what is in it already, whether to continue it, and what may be replaced."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -90,8 +91,9 @@ def make_output(output: Path):
     """Make the output folder, before the Trainer does; raises UserError if it cannot be made or written to."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / ".writable", "")
-        (output / ".writable").unlink()
+        trial = output / f".writable-{os.getpid()}"  # each of several processes tries
+        write_whole(trial, "")
+        trial.unlink()
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output_dir.") from error
 
