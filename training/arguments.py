@@ -68,6 +68,14 @@ def parse_values(dataclasses: tuple[type, ...], values: dict) -> tuple:
         raise UserError(f"the options cannot be used: {error}") from error
 
 
+def refuse_below(groups: tuple, least: dict[str, int]):
+    """Raise UserError for an option that is below its least value; one that is None or not in `groups` is fine."""
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    for name, lowest in least.items():
+        if values.get(name) is not None and values[name] < lowest:
+            raise UserError(f"--{name} {values[name]}: must be at least {lowest}.")
+
+
 def _word(value) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 

@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..errors import UserError
-from .arguments import parse_options
+from .arguments import parse_options, refuse_below
 from .metrics import SELECTABLE, greater_is_better
 
 PROBLEMS = (
@@ -17,6 +17,12 @@ PROBLEMS = (
 )
 
 AUTO = "auto"
+LEAST = {
+    **dict.fromkeys(("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("early_stopping_patience", "plateau_patience", "lora_r", "lora_alpha"), 1),
+    **dict.fromkeys(("plateau_restarts", "confidence_resamples", "seed"), 0),
+    "max_length": 3,  # a token between the special ones
+}
 
 
 @dataclass
@@ -224,21 +230,7 @@ def check_arguments(parsed: Arguments) -> Arguments:
         raise UserError(
             f"--metric_for_best_model {metric}: there is no such score; it is one of {', '.join(SELECTABLE)}."
         )
-    for name, value, least in (
-        ("global_batch_size", args.global_batch_size, 1),
-        ("per_device_train_batch_size", args.per_device_train_batch_size, 1),
-        ("per_device_eval_batch_size", args.per_device_eval_batch_size, 1),
-        ("early_stopping_patience", args.early_stopping_patience, 1),
-        ("plateau_restarts", args.plateau_restarts, 0),
-        ("plateau_patience", args.plateau_patience, 1),
-        ("confidence_resamples", args.confidence_resamples, 0),
-        ("max_length", data_args.max_length, 3),
-        ("lora_r", model_args.lora_r, 1),
-        ("lora_alpha", model_args.lora_alpha, 1),
-        ("seed", args.seed, 0),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value}: must be at least {least}.")
+    refuse_below(parsed, LEAST)
     if not 0 <= model_args.lora_dropout < 1:
         raise UserError(f"--lora_dropout {model_args.lora_dropout}: must be at least 0 and below 1.")
     return parsed

@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..errors import UserError
-from .arguments import parse_options
+from .arguments import parse_options, refuse_below
 
 # How the work is dealt out does not decide a run's result, so that it may go on with other hardware.
 NOT_SETTINGS = {
@@ -21,6 +21,10 @@ NOT_SETTINGS = {
     "ddp_find_unused_parameters",
     "local_rank",
     "save_total_limit",
+}
+LEAST = {
+    **dict.fromkeys(("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **{"eval_sequences": 1, "max_length": 3, "seed": 0, "data_seed": 0},
 }
 
 
@@ -151,15 +155,5 @@ def parse_arguments(
         raise UserError(
             f"--dataloader_num_workers {args.dataloader_num_workers}: give 0 or 1; every worker reads all sequences."
         )
-    for name, value, least in (
-        ("global_batch_size", corpus_args.global_batch_size, 1),
-        ("per_device_train_batch_size", args.per_device_train_batch_size, 1),
-        ("per_device_eval_batch_size", args.per_device_eval_batch_size, 1),
-        ("eval_sequences", corpus_args.eval_sequences, 1),
-        ("max_length", corpus_args.max_length, 3),
-        ("seed", args.seed, 0),
-        ("data_seed", args.data_seed, 0),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value}: must be at least {least}.")
+    refuse_below((corpus_args, args), LEAST)
     return model_args, corpus_args, args

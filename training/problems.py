@@ -4,6 +4,7 @@ Each kind of problem says how labels become targets, how logits become probabili
 a finished model's configuration calls its outputs. `problem_of` chooses one for a training table.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,16 @@ from .metrics import (
     multi_label_scores,
     regression_scores,
 )
-from .tables import IGNORE, UNLABELLED, Table, class_names, float_labels, label_ids, multi_label_ids, per_base_ids
+from .tables import (
+    IGNORE,
+    Table,
+    class_names,
+    float_labels,
+    label_ids,
+    multi_label_ids,
+    per_base_ids,
+    per_base_names,
+)
 
 
 @dataclass(frozen=True)
@@ -221,13 +231,13 @@ def problem_of(table: Table, problem_type: str | None, names: list[str] | None =
     if problem_type == "regression":
         return Regression(table.columns, names)
     if problem_type == "base_classification":
-        return Bases(_classes(table, [name for row in table.labels for name in row if name not in UNLABELLED]), names)
-    return Problem(_classes(table, [cells[0] for cells in table.labels]), names)
+        return Bases(_classes(table, per_base_names), names)
+    return Problem(_classes(table, lambda table: class_names(cells[0] for cells in table.labels)), names)
 
 
-def _classes(table: Table, labels: list[str]) -> tuple[str, ...]:
+def _classes(table: Table, names_of: Callable[[Table], list[str]]) -> tuple[str, ...]:
     try:
-        return tuple(class_names(labels))
+        return tuple(names_of(table))
     except UserError as error:
         raise UserError(f"{table.path}: {error}") from error
 
