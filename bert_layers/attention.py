@@ -14,6 +14,7 @@ exception, since it makes one call for every length.
 """
 
 import importlib
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -27,8 +28,8 @@ from .windows import takes_windows, windowed_attention
 
 # Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
 BIAS_BUDGET = 2**24
-# Up to this many, short sequences of unequal length are padded for one call instead of being attended one by one: a
-# call's overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads.
+# Up to this many, short sequences of unequal length are padded for one call instead of one for each length: a call's
+# overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads.
 SHORT_BUDGET = 2**22
 
 
@@ -48,8 +49,8 @@ def eager_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.
 
 def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
     """
-    PyTorch's fused attention. Packed sequences are attended one by one, or all at once if they are equally long or
-    short.
+    PyTorch's fused attention. Of packed sequences, those of one length are attended together, or all at once if they
+    are short.
 
     On a CPU the bias is a view of O(length) memory (`flipped_alibi_bias`), so queries and outputs are reversed around
     the call, and from `windows.WINDOWS_FROM` tokens on, keys that weigh nothing are left out (`windowed_attention`).
@@ -57,22 +58,34 @@ def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0
     """
     if not layout.is_packed:
         return _sdpa_padded(q, k, v, slopes, layout.mask, dropout), None
-    if len(set(layout.lengths)) == 1 and not takes_windows(q, layout.max_seqlen, dropout):
-        shape = (layout.batch_size, layout.lengths[0])
-        output = _sdpa_padded(*(x.unflatten(0, shape) for x in (q, k, v)), slopes, None, dropout)
-        return output.flatten(0, 1), None
-    if layout.batch_size * slopes.numel() * layout.length**2 <= SHORT_BUDGET:
+    if len(set(layout.lengths)) != 1 and layout.batch_size * slopes.numel() * layout.length**2 <= SHORT_BUDGET:
         q, k, v = (layout.scatter(x) for x in (q, k, v))
         return layout.gather(_sdpa_padded(q, k, v, slopes, layout.mask, dropout)), None
-    pieces = zip(*(x.split(layout.lengths) for x in (q, k, v)), strict=True)
-    return torch.cat([_sdpa_sequence(*piece, slopes, dropout) for piece in pieces]), None
+    return _sdpa_by_length(q, k, v, slopes, layout, dropout), None
 
 
-def _sdpa_sequence(q, k, v, slopes, dropout):
-    output = windowed_attention(q, k, v, slopes) if takes_windows(q, len(q), dropout) else None
-    if output is None:
-        output = _sdpa_padded(*(x[None] for x in (q, k, v)), slopes, None, dropout)[0]
-    return output
+def _sdpa_by_length(q, k, v, slopes, layout, dropout):
+    """Many sequences have few lengths, and one call for each of them needs neither pads nor a mask."""
+    groups = sorted(Counter(layout.lengths).items())
+    is_mixed = len(groups) > 1
+    if is_mixed:
+        q, k, v = (x.index_select(0, layout.by_length[0]) for x in (q, k, v))
+    pieces = zip(*(x.split([length * count for length, count in groups]) for x in (q, k, v)), strict=True)
+    output = torch.cat(
+        [_sdpa_equal(*piece, slopes, *group, dropout) for piece, group in zip(pieces, groups, strict=True)]
+    )
+    return output.index_select(0, layout.by_length[1]) if is_mixed else output
+
+
+def _sdpa_equal(q, k, v, slopes, length, count, dropout):
+    """`count` sequences of `length` tokens, laid end to end."""
+    if not takes_windows(q, length, dropout):
+        return _sdpa_padded(*(x.unflatten(0, (count, length)) for x in (q, k, v)), slopes, None, dropout).flatten(0, 1)
+    outputs = []
+    for piece in zip(*(x.split(length) for x in (q, k, v)), strict=True):
+        output = windowed_attention(*piece, slopes)
+        outputs.append(_sdpa_padded(*(x[None] for x in piece), slopes, None, dropout)[0] if output is None else output)
+    return torch.cat(outputs)
 
 
 def _sdpa_padded(q, k, v, slopes, mask, dropout):

@@ -5,6 +5,7 @@ states (batch, length, ...) with a mask, for `eager`, for masks with holes and f
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -38,6 +39,16 @@ class SequenceLayout:
     @property
     def max_seqlen(self) -> int:
         return max(self.lengths, default=0) if self.is_packed else self.length
+
+    @cached_property
+    def by_length(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The order that puts packed tokens with those of equally long sequences, the shortest first, and the order that
+        takes them back: (tokens,) int64 each, for `index_select`.
+        """
+        counts = self.cu_seqlens.diff().long()
+        order = counts.repeat_interleave(counts).argsort(stable=True)
+        return order, torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
     def gather(self, padded: torch.Tensor) -> torch.Tensor:
         """(batch, length, ...) -> (tokens, ...) if packed; unchanged if padded."""

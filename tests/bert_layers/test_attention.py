@@ -68,7 +68,7 @@ def test_values_and_gradients(length, padding, batch, relative_error, monkeypatc
     gradients = torch.autograd.grad((expected * direction).sum(), (q, k, v))
     short = attention_module.SHORT_BUDGET
     for name, short_budget in (("eager", 0), ("sdpa", 0), ("sdpa", short), ("flex_attention", 0)):
-        # Packed sequences of unequal length are attended by sdpa one by one, or padded for one call if they are short.
+        # Packed sequences are attended by sdpa length by length, or padded for one call if they are short.
         monkeypatch.setattr(attention_module, "SHORT_BUDGET", short_budget)
         for layout in layouts(mask):
             if name == "eager" and layout.is_packed:
@@ -256,3 +256,26 @@ def test_flash_attention_2_says_what_it_cannot_do(batch):
     q, k, v = random_qkv(mask, torch.bfloat16)
     with pytest.raises(ValueError, match=r'without holes in their attention mask.*choose attn_implementation="sdpa"'):
         flash_attention_2(q, k, v, SLOPES, padded_layout(mask, *mask.shape))
+
+
+def test_equally_long_sequences_share_a_call(relative_error, monkeypatch):
+    """Lengths that come back in any order, none among them, cost one call each, and give what eager gives."""
+    lengths = torch.tensor([5, 9, 5, 0, 12, 9, 5, 0, 1])
+    mask = torch.arange(12) < lengths[:, None]
+    q, k, v = random_qkv(mask, requires_grad=True)
+    packed, padded = layouts(mask)
+    monkeypatch.setattr(attention_module, "SHORT_BUDGET", 0)
+    calls, fused = [], attention_module._fused_attention
+
+    def counting(q, *rest):
+        calls.append(tuple(q.shape[::2]))
+        return fused(q, *rest)
+
+    monkeypatch.setattr(attention_module, "_fused_attention", counting)
+    expected, actual = attend(eager_attention, q, k, v, padded), attend(sdpa_attention, q, k, v, packed)
+    assert calls == [(1, 1), (3, 5), (2, 9), (1, 12)]  # sequences, tokens
+    assert relative_error(actual[mask], expected[mask]) < 1e-6
+    direction = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)) * mask[..., None, None]
+    gradients = [torch.autograd.grad((x * direction).sum(), (q, k, v)) for x in (actual, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert relative_error(ours, theirs) < 1e-6
