@@ -5,6 +5,7 @@ of `helpers`.
 """
 
 import os
+import sys
 import zlib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy
 import pytest
 import torch
+from transformers import dynamic_module_utils
 from transformers.utils import is_triton_available
 
 # Before the kernels' first import: without a GPU, Triton's interpreter runs them.
@@ -32,6 +34,26 @@ PADDINGS = ("none", "right", "left", "both", "mixed", "holes", "all_pad_row")
 def few_threads():
     """Tiny tensors are slower on many threads, and test processes share the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def code_cache(tmp_path_factory):
+    """
+    Where transformers copies the code that it runs: not the user's cache, which other processes write to, and none of
+    another module's code, which is found again under the names of folders such as `run`.
+    """
+    path = str(tmp_path_factory.mktemp("modules"))
+    forget_remote_code()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", path)
+        patch.setattr(sys, "path", [path, *sys.path])
+        yield
+    forget_remote_code()
+
+
+def forget_remote_code():
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

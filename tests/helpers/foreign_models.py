@@ -19,7 +19,6 @@ from transformers import (
     EsmConfig,
     EsmForMaskedLM,
     PreTrainedTokenizerFast,
-    dynamic_module_utils,
 )
 
 from dnabert2.training import metric_plots
@@ -32,24 +31,6 @@ SIZES = {
     "initializer_range": 0.5,  # far larger than usual, so that what is attended to matters
 }
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
-@pytest.fixture(scope="module")
-def code_cache(tmp_path_factory):
-    """Where transformers copies the code that it runs: not the user's cache."""
-    path = str(tmp_path_factory.mktemp("modules"))
-    earlier = _take_out_remote_code()  # of other tests in this process, which came from another folder
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", path)
-        patch.setattr(sys, "path", [path, *sys.path])
-        yield
-    _take_out_remote_code()
-    sys.modules.update(earlier)
-
-
-def _take_out_remote_code() -> dict:
-    names = [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]
-    return {name: sys.modules.pop(name) for name in names}
 
 
 @pytest.fixture(scope="module")

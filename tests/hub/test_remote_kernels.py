@@ -40,13 +40,12 @@ def test_a_stranger_attends_with_triton(has_triton, kernels, exported, tmp_path)
     assert ("Triton is not installed" in done.stderr) == (has_triton == "no"), done.stderr[-4000:]
 
 
-def test_two_copies_of_the_code_keep_their_own_operators(kernels, exported, tmp_path, monkeypatch):
+def test_two_copies_of_the_code_keep_their_own_operators(kernels, exported):
     """The package and Hub folders live in one process: neither may replace the other's registered operators."""
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     from dnabert2.bert_layers import flash_alibi
 
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
     remote = get_class_from_dynamic_module("flash_alibi.Plan", str(exported))
     module = sys.modules[remote.__module__]
     assert module is not flash_alibi and module._forward_op._qualname != flash_alibi._forward_op._qualname

@@ -6,7 +6,7 @@ import os
 import pytest
 from corpora import TINY, corpus, genomes  # noqa: F401 (fixtures)
 from finetuning import tables  # noqa: F401 (a fixture)
-from foreign_models import code_cache, no_plots, with_mamba  # noqa: F401 (fixtures)
+from foreign_models import no_plots, with_mamba  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from dnabert2.errors import UserError
 from dnabert2.tokenizer.files import OURS, write_tokenizer
 from dnabert2.training.adapters import load_adapted
 
-pytestmark = pytest.mark.usefixtures("code_cache", "no_plots")
+pytestmark = pytest.mark.usefixtures("no_plots")
 # Runs the block of code of each page as it stands, and prints the probabilities of the first sequences.
 READER = """
 import json, os, re, sys
@@ -59,7 +59,7 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def adapted(short, base, tmp_path_factory, code_cache, no_plots):
+def adapted(short, base, tmp_path_factory, no_plots):
     """Function: the output folder of a run with adapters on a base of a name."""
     root = tmp_path_factory.mktemp("adapted")
     options = {"config_overrides": None, "lora": True, "max_steps": 3, "confidence_resamples": 0}

@@ -37,7 +37,6 @@ from dnabert2.training.architectures import (
 
 LABELS = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 SEQUENCES = ["ACGTACGTTTACGGACGTAC", "ACGTTGCAAC", "TTTACGTACGTACG"]
-pytestmark = pytest.mark.usefixtures("code_cache")
 
 
 @pytest.fixture(scope="module")

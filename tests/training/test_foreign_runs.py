@@ -22,7 +22,7 @@ from dnabert2.training.adapters import load_adapted
 from dnabert2.training.architectures import architecture_of, encode, load_any_tokenizer
 from dnabert2.training.shared_weights import save_apart
 
-pytestmark = pytest.mark.usefixtures("code_cache", "no_plots")
+pytestmark = pytest.mark.usefixtures("no_plots")
 LENGTH = 20  # HyenaDNA's stand-in takes 24 tokens
 FOREIGN = {
     "dnabert": lambda folder: foreign_models.dnabert(folder, 3),
