@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from .alibi import alibi_bias, flipped_alibi_bias
 from .flex import flex_attention
 from .triton_backend import triton_attention
-from .unpadding import SequenceLayout
+from .unpadding import SequenceLayout, padded_layout
 from .windows import takes_windows, windowed_attention
 
 # Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
 BIAS_BUDGET = 2**24
 # Up to this many, short sequences of unequal length are padded for one call instead of one for each length: a call's
-# overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads.
+# overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads. Up to this many scores are
+# also held for a backward pass where that is faster.
 SHORT_BUDGET = 2**22
 
 
@@ -89,14 +90,26 @@ def _sdpa_equal(q, k, v, slopes, length, count, dropout):
 
 
 def _sdpa_padded(q, k, v, slopes, mask, dropout):
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    length = q.shape[2]
+    batch_size, length = q.shape[:2]
     if length == 0:
-        return v.transpose(1, 2)
+        return v
+    if _has_slow_backward(q) and batch_size * slopes.numel() * length**2 <= SHORT_BUDGET:
+        return eager_attention(q, k, v, slopes, padded_layout(mask, batch_size, length), dropout)[0]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     flipped = flipped_alibi_bias(slopes, length)
     if mask is None and q.device.type == "cpu":
         return _fused_attention(q.flip(2), k, v, flipped[None], dropout).flip(2).transpose(1, 2)
     return _sdpa_in_slabs(q, k, v, flipped, mask, dropout).transpose(1, 2)
+
+
+def _has_slow_backward(q):
+    """On a CPU the fused kernel's backward takes two to five times what the products take, in half precision."""
+    return (
+        q.device.type == "cpu"
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and q.requires_grad
+        and not (torch.compiler.is_exporting() or torch.jit.is_tracing())
+    )
 
 
 def _sdpa_in_slabs(q, k, v, flipped, mask, dropout):
