@@ -101,6 +101,32 @@ def test_half_precision_is_as_good_as_eager(dtype, length, padding, batch):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_in_half_precision(dtype, fused, padding, batch, monkeypatch):
+    """By products or by the fused kernel: errors at most twice those of the readable backend, against float32."""
+    mask = batch(padding, 33)["attention_mask"] != 0
+    q, k, v = random_qkv(mask, dtype, requires_grad=True)
+    direction = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)) * mask[..., None, None]
+
+    def gradients(function, layout, accurate=False):
+        inputs = [x.float() for x in (q, k, v)] if accurate else (q, k, v)
+        return torch.autograd.grad((attend(function, *inputs, layout) * direction).sum(), inputs)
+
+    padded = padded_layout(mask, *mask.shape)
+    exact = gradients(eager_attention, padded, accurate=True)
+    errors = [(x - y).abs().max() for x, y in zip(gradients(eager_attention, padded), exact, strict=True)]
+    calls, function = [], attention_module._fused_attention
+    monkeypatch.setattr(attention_module, "_fused_attention", lambda *a: calls.append(1) or function(*a))
+    if fused:
+        monkeypatch.setattr(attention_module, "_has_slow_backward", lambda q: False)
+    for layout in layouts(mask):
+        for actual, expected, error in zip(gradients(sdpa_attention, layout), exact, errors, strict=True):
+            assert actual.dtype == dtype
+            assert (actual - expected).abs().max() <= 2 * error
+    assert bool(calls) == fused
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", sorted(PADDED_BACKENDS))
 def test_the_bias_stays_float32(name, dtype, request):
     """
