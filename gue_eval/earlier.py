@@ -84,9 +84,9 @@ def differences(record: dict, job: Job, plan: Plan, facts: ModelFacts | None, gu
     changed = [split for split, sha256 in record["data"]["sha256"].items() if data.get(split) != sha256]
     if changed:
         found.append(f"other rows in {', '.join(changed)}")
-    # Earlier records do not say it, nor do those of models on the Hub.
-    before = record.get("model_sha256")
-    if facts is not None and before is not None and before != facts.sha256:
+    # The first records say neither.
+    before = record.get("model_sha256"), record.get("model_revision")
+    if facts is not None and any(before) and before != (facts.sha256, facts.revision):
         found.append("other weights")
     recorded = record["settings"]
     if job.model in FLOORS:

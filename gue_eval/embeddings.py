@@ -22,6 +22,7 @@ from ..atomic import whole_file
 from ..bundled import locate
 from ..errors import UserError
 from ..precision import resolve_dtype
+from ..training.architectures import hub_commit
 from .checksums import CONFIGURATION, folder_sha256, model_sha256
 from .kmer_counts import kmer_counts
 
@@ -183,7 +184,7 @@ def load_embedder(
     identity = {
         "model": name,
         "dtype": str(options["dtype"]).removeprefix("torch."),
-        **_fingerprint(source, model, name != source),
+        **_fingerprint(source, name != source),
     }
     return NetworkEmbedder(model.to(device), tokenizer, architecture, identity, pooling=pooling, batch_size=batch_size)
 
@@ -234,11 +235,11 @@ def _or_user_error(name: str, load: Callable, context: Callable | None = None):
         raise UserError(f"{name}: cannot be loaded as an encoder: {reason}") from error
 
 
-def _fingerprint(name: str, model, is_random: bool) -> dict[str, str | None]:
+def _fingerprint(name: str, is_random: bool) -> dict[str, str | None]:
     """`sha256` of a folder's configuration, tokenizer and weights in use, or the `revision` of a Hub repository."""
     folder = Path(locate(name))
     if not folder.is_dir():
-        return {"revision": getattr(model.config, "_commit_hash", None)}
+        return {"revision": hub_commit(name)}
     return {"sha256": folder_sha256(folder, CONFIGURATION) if is_random else model_sha256(name)}
 
 

@@ -72,13 +72,14 @@ def run_one(
     data = {"rows": {split: len(table.sequences) for split, table in tables.items()}, **data}
     if model in FLOORS:
         refuse_overrides(model, overrides)
-        sha256, found = None, _floor(model, task, tables, problem, seed)
+        weights, found = {}, _floor(model, task, tables, problem, seed)
     else:
         facts = model_facts(model, trust_remote_code)
         plan = Plan(recipe_name, overrides=overrides or {}, trust_remote_code=trust_remote_code)
         settings = finetune_settings(model, facts, task, plan, seed, data["rows"]["train"])
-        sha256, found = facts.sha256, _finetuned(model, facts, task, gue, settings, data, folder)
-    parts = {"metric": task.metric, "model_sha256": sha256, **found}
+        weights = {"model_sha256": facts.sha256, "model_revision": facts.revision}
+        found = _finetuned(model, {**weights, "data_sha256": data["sha256"]}, task, gue, settings, folder)
+    parts = {"metric": task.metric, **weights, **found}
     return {**parts, **_without_leaks(tables, found["predictions"]), "data": data}
 
 
@@ -108,10 +109,9 @@ def _arguments(model: str, task: Task, gue: Path, settings: dict, folder: Path) 
     return check_arguments(parse_values(DATACLASSES, options))
 
 
-def _finetuned(model: str, facts: ModelFacts, task: Task, gue: Path, settings: dict, data: dict, folder: Path) -> dict:
+def _finetuned(model: str, inputs: dict, task: Task, gue: Path, settings: dict, folder: Path) -> dict:
     with _environment_as_before():
         arguments = _arguments(model, task, gue, settings, folder)
-        inputs = {"model_sha256": facts.sha256, "data_sha256": data["sha256"]}
         metrics = _metrics(arguments, inputs, folder)
     kept = ("test", "dev", "confidence", "restarts", "parameters", "trained_parameters", "train_seconds", "dead")
     kept += ("peak_memory_bytes", "truncation", "steps", "best_step", "best_by", "rc_average", "provenance")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from ..errors import UserError
-from ..training.architectures import architecture_of, hidden_size
+from ..training.architectures import architecture_of, hidden_size, hub_commit
 from ..training.finetune_arguments import DataArguments, FineTuningArguments, ModelArguments
 from .checksums import model_sha256
 from .jobs import Plan
@@ -41,17 +41,19 @@ class ModelFacts:
         hidden_size: width of its vectors; None if the configuration calls it otherwise.
         has_our_head: its classifier is ours, whose pooling can be chosen.
         sha256: of its folder; None for one on the Hub.
+        revision: commit of one on the Hub; None for a folder.
     """
 
     hidden_size: int | None
     has_our_head: bool
     sha256: str | None
+    revision: str | None
 
 
 def model_facts(name: str, trust_remote_code: bool = False) -> ModelFacts:
     """Look at a model, running nothing of it; raises UserError if it is not there, or its code is not trusted."""
     architecture = architecture_of(name, trust_remote_code)
-    return ModelFacts(hidden_size(name), architecture.code == "ours", model_sha256(name))
+    return ModelFacts(hidden_size(name), architecture.code == "ours", model_sha256(name), hub_commit(name))
 
 
 def finetune_settings(

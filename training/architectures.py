@@ -18,6 +18,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..bert_layers.checkpoints import checkpoint_errors
 from ..bundled import locate
@@ -53,6 +54,18 @@ def hidden_size(name_or_path: str | Path) -> int | None:
     """The width of a model's vectors by its configuration; None for one that calls it otherwise."""
     config = _read_config(locate(name_or_path))
     return config.get("hidden_size", config.get("d_model"))
+
+
+def hub_commit(name_or_path: str | Path) -> str | None:
+    """The commit that a name on the Hub stands for at present; None for a folder."""
+    name = locate(name_or_path)
+    if Path(name).is_dir():
+        return None
+    check_name(name)
+    try:
+        return extract_commit_hash(cached_file(name, "config.json"), None)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: its config.json cannot be read: {first_lines(error)}") from error
 
 
 def _read_config(name: str) -> dict:

@@ -1,14 +1,20 @@
 """Which records are taken for finished: those of the same run, of the same settings, data and weights."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
+import hub_server
 import pytest
 from finetuning import TINY, write_tables
 
 from dnabert2 import DNABert2Config
 from dnabert2.errors import UserError
 from dnabert2.gue_eval.checksums import model_sha256, tables_sha256
-from dnabert2.gue_eval.earlier import is_finished
+from dnabert2.gue_eval.earlier import differences, is_finished
 from dnabert2.gue_eval.floors import FLOORS, fixed_settings
 from dnabert2.gue_eval.jobs import Job, Plan
 from dnabert2.gue_eval.settings import finetune_settings, model_facts
@@ -95,6 +101,30 @@ def test_weights(finished, record, model):
     with open(f"{model}/model.safetensors", "ab") as handle:
         handle.write(b"!")
     refused(finished, record, "other weights")
+
+
+HUB_READER = """
+from dnabert2.gue_eval.settings import model_facts
+facts = model_facts("genomes/tiny")
+print(facts.sha256, facts.revision)
+"""
+
+
+def test_a_model_on_the_hub_is_known_by_its_commit(gue, model, tmp_path, record):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+    with hub_server.serve({"genomes/tiny": Path(model)}) as server:
+        command = [sys.executable, "-c", HUB_READER]
+        done = subprocess.run(command, env=environment | {"HF_ENDPOINT": server.url}, capture_output=True, text=True)
+    assert done.stdout.split() == ["None", hub_server.COMMIT], done.stderr[-4000:]
+
+    facts = model_facts(model)
+    job, plan = Job(model, TASK, 42), Plan("robust")
+    del record["model_sha256"]
+    record["model_revision"] = hub_server.COMMIT
+    for revision, expected in ((hub_server.COMMIT, []), ("0" * 40, ["other weights"])):
+        on_the_hub = replace(facts, sha256=None, revision=revision)
+        assert differences(record, job, plan, on_the_hub, gue) == expected
 
 
 def test_the_record_of_another_model_with_this_name(finished, record):
