@@ -16,7 +16,7 @@ from .adapters import save_adapters
 from .architecture_rows import Architecture
 from .examples import Examples
 from .finetune_arguments import ModelArguments
-from .finetuner import FineTuner, flat_targets, is_flat
+from .finetuner import FineTuner, flat_targets, is_flat, rows_of_labelled_bases
 from .metric_plots import confusion_matrix_png, curves_png, regression_png, training_png
 from .metrics import confidence_intervals
 from .problems import Problem
@@ -51,10 +51,10 @@ def save_run(
         predicted[split] = logits, flat_targets(examples[split])
         arrays = problem.score_arrays(*predicted[split])
         scores[split] = {**problem.score(*arrays), "loss": loss}
-        # Bases of one sequence are no independent rows, so resampling them would promise too much.
-        if split == "test" and args.confidence_resamples and args.process_index == 0 and not _is_per_base(problem):
+        if split == "test" and args.confidence_resamples and args.process_index == 0:
+            groups = rows_of_labelled_bases(examples[split])
             intervals = confidence_intervals(
-                problem.score, arrays, resamples=args.confidence_resamples, seed=args.seed
+                problem.score, arrays, groups, resamples=args.confidence_resamples, seed=args.seed
             )
     save_model(trainer, model_args, architecture)
     record = {
@@ -164,7 +164,3 @@ def _finite(value):
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_per_base(problem: Problem) -> bool:
-    return problem.kind == "base_classification"

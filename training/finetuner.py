@@ -136,6 +136,18 @@ def flat_targets(examples: Examples) -> np.ndarray:
     return np.asarray(examples.targets)
 
 
+def rows_of_labelled_bases(examples: Examples) -> np.ndarray | None:
+    """
+    (bases,) number of the row that each labelled base stands in, in their order; None if labels are those of rows.
+
+    Bases of one sequence are no independent samples, so they are drawn together where scores are resampled.
+    """
+    if examples.base_labels is None:
+        return None
+    rows = np.repeat(np.arange(len(examples.base_labels)), [len(labels) for labels in examples.base_labels])
+    return rows[flat_targets(examples) != IGNORE]
+
+
 def is_flat(problem: Problem, logits: np.ndarray, targets: np.ndarray) -> bool:
     """
     Whether the network says the same of all rows, though they differ: one class each time and about as probable, or

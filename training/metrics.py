@@ -149,6 +149,7 @@ TOGETHER = {
 def bootstrap_scores(
     score: Callable[..., dict[str, float | None]],
     arrays: tuple[np.ndarray, ...],
+    groups: np.ndarray | None = None,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -162,6 +163,8 @@ def bootstrap_scores(
     Args:
         score: called with the arrays' rows of a resample, gives names and numbers.
         arrays: arrays of the same number of rows, the arguments of `score`.
+        groups: (rows,) rows with the same value are drawn together, as often as there are values: for rows that are no
+            independent samples, such as the bases of a sequence.
 
     Returns:
         By name an array (resamples,), NaN where the resample does not define the score. Of `auroc` and `auprc` of very
@@ -169,11 +172,14 @@ def bootstrap_scores(
     """
     arrays = tuple(np.asarray(array) for array in arrays)
     check_rows(*arrays)
-    if score in TOGETHER:
+    if groups is not None and score is classification_scores:
+        return resampling.grouped_classification(groups, *arrays, resamples=resamples, seed=seed)
+    if groups is None and score in TOGETHER:
         return TOGETHER[score](*arrays, resamples=resamples, seed=seed)
-    drawn = [
-        score(*(array[rows] for array in arrays)) for rows in resampling.draw_rows(len(arrays[0]), resamples, seed)
-    ]
+    members = None if groups is None else [np.flatnonzero(groups == value) for value in np.unique(groups)]
+    draws = resampling.draw_rows(len(arrays[0] if members is None else members), resamples, seed)
+    chosen = (draw if members is None else np.concatenate([members[i] for i in draw]) for draw in draws)
+    drawn = [score(*(array[rows] for array in arrays)) for rows in chosen]
     # dtype makes NaN of None.
     return {name: np.array([scores[name] for scores in drawn], dtype=np.float64) for name in drawn[0]}
 
@@ -181,14 +187,15 @@ def bootstrap_scores(
 def confidence_intervals(
     score: Callable[..., dict[str, float | None]],
     arrays: tuple[np.ndarray, ...],
+    groups: np.ndarray | None = None,
     *,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, list[float]]:
     """
-    Percentile bootstrap over the rows of `bootstrap_scores`: what another sample of test rows would give, of the same
-    model. It says nothing of another training seed.
+    Percentile bootstrap over the rows, or groups, of `bootstrap_scores`: what another sample of test rows would give,
+    of the same model. It says nothing of another training seed.
 
     Returns:
         By name [low, high], between which the middle `level` of the resamples lie. Resamples that do not define a
@@ -196,7 +203,7 @@ def confidence_intervals(
     """
     tails = [(1 - level) / 2, (1 + level) / 2]
     intervals = {}
-    for name, values in bootstrap_scores(score, arrays, resamples=resamples, seed=seed).items():
+    for name, values in bootstrap_scores(score, arrays, groups, resamples=resamples, seed=seed).items():
         defined = values[np.isfinite(values)]
         if 2 * len(defined) >= len(values) > 0:
             intervals[name] = [float(end) for end in np.quantile(defined, tails)]

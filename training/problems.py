@@ -45,6 +45,7 @@ class Problem:
     kind = "single_label_classification"
     default_metric = "matthews_correlation"
     scores = CLASSIFICATION
+    score = staticmethod(classification_scores)
 
     def __post_init__(self):
         names = tuple(self.names) or self.values
@@ -82,9 +83,6 @@ class Problem:
         """What `score` takes, in its order."""
         return targets, self.predictions(logits), self.probabilities(logits)
 
-    def score(self, *arrays: np.ndarray) -> dict:
-        return classification_scores(*arrays)
-
     def weights(self, targets: list) -> np.ndarray:
         """Balanced weights of the classes, each inverse to how often it occurs, 1 on average over the rows."""
         counts = np.bincount(np.concatenate([np.ravel(t) for t in targets]).astype(int), minlength=len(self.names))
@@ -106,6 +104,7 @@ class MultiLabel(Problem):
 
     kind = "multi_label_classification"
     scores = MULTI_LABEL
+    score = staticmethod(multi_label_scores)
 
     def targets(self, table: Table) -> list:
         return list(multi_label_ids(table))
@@ -118,9 +117,6 @@ class MultiLabel(Problem):
 
     def score_arrays(self, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
         return targets, self.probabilities(logits)
-
-    def score(self, *arrays: np.ndarray) -> dict:
-        return multi_label_scores(*arrays)
 
     def weights(self, targets: list) -> np.ndarray:
         """Of each label, how much a row that has it counts: as much together as the rows that have not."""
@@ -144,6 +140,7 @@ class Regression(Problem):
     kind = "regression"
     default_metric = "pearson"
     scores = REGRESSION
+    score = staticmethod(regression_scores)
 
     def targets(self, table: Table) -> list:
         return list(float_labels(table))
@@ -153,9 +150,6 @@ class Regression(Problem):
 
     def score_arrays(self, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
         return targets, logits
-
-    def score(self, *arrays: np.ndarray) -> dict:
-        return regression_scores(*arrays)
 
     def columns(self, table: Table, logits: np.ndarray) -> dict[str, list]:
         values = float_labels(table)

@@ -52,6 +52,37 @@ def classification(labels, predictions, probabilities=None, *, resamples: int, s
     return join(parts)
 
 
+def grouped_classification(
+    groups, labels, predictions, probabilities=None, *, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """
+    `classification` with groups of rows drawn instead of rows, such as the bases of a sequence (cluster bootstrap).
+
+    Args:
+        groups: (rows,) anything that is equal within a group; as many groups are drawn as there are.
+    """
+    members = np.unique(groups, return_inverse=True)[1]
+    classes, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    truth, guess = codes[: len(labels)], codes[len(labels) :]
+    size, count = len(classes), members.max() + 1
+    # Rows of a class that are found, that exist and that are predicted, for each group.
+    cells = (members[truth == guess], truth[truth == guess]), (members, truth), (members, guess)
+    counts = [np.bincount(group * size + code, minlength=count * size).reshape(count, size) for group, code in cells]
+    columns = ranked_columns(labels, probabilities) if probabilities is not None else []
+    ranked = ranked_resamples(len(labels), len(columns), resamples)
+    parts = []
+    for weights in draw_weights(count, resamples, seed):
+        scores = class_scores(*(weights @ sums for sums in counts))
+        if columns and ranked > 0:
+            few = max(1, CHUNK // len(labels))  # a weight for every row is held
+            drawn = weights[:ranked]
+            pieces = [ranked_scores(drawn[i : i + few, members], columns) for i in range(0, len(drawn), few)]
+            scores |= join(pieces)
+            ranked -= len(weights)
+        parts.append(scores)
+    return join(parts)
+
+
 def multi_label(labels, probabilities, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
     """`metrics.multi_label_scores` of each resample; NaN where it is undefined."""
     truth, guess = labels == 1, probabilities > 0.5

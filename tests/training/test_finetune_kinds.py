@@ -103,7 +103,8 @@ def test_labels_of_bases(tmp_path):
     metrics, predictions = finetuned(
         tables, output, problem_type="base_classification", class_names=["other", "TATA"], num_train_epochs=10
     )
-    assert metrics["test"]["matthews_correlation"] > 0.6 and metrics["confidence"] == {}
+    score, (low, high) = metrics["test"]["matthews_correlation"], metrics["confidence"]["matthews_correlation"]
+    assert score > 0.6 and low < score < high < 1
     model, tokenizer = reloaded(output, AutoModelForTokenClassification)
     assert model.config.id2label == {0: "other", 1: "TATA"}
     right = total = 0

@@ -159,9 +159,9 @@ def one_by_one(score):
     return lambda *arrays: score(*arrays)
 
 
-def assert_same(score, arrays, resamples=60):
-    fast = bootstrap_scores(score, arrays, resamples=resamples, seed=5)
-    slow = bootstrap_scores(one_by_one(score), arrays, resamples=resamples, seed=5)
+def assert_same(score, arrays, groups=None, resamples=60):
+    fast = bootstrap_scores(score, arrays, groups, resamples=resamples, seed=5)
+    slow = bootstrap_scores(one_by_one(score), arrays, groups, resamples=resamples, seed=5)
     assert fast.keys() == slow.keys()
     for name in slow:
         np.testing.assert_allclose(fast[name], slow[name], atol=1e-12, err_msg=name)
@@ -189,6 +189,31 @@ def test_resamples_of_labels_and_numbers_one_by_one(several_labels, regressed):
     assert np.isnan(few["pearson"]).any() and np.isfinite(few["mse"]).all()
     broken = assert_same(regression_scores, (regressed[0][:, 0], regressed[1][:, 0] * np.nan), resamples=5)
     assert np.isnan(broken["mse"]).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_groups_are_drawn_together(classes, monkeypatch):
+    monkeypatch.setattr(resampling, "CHUNK", 700)
+    draw = np.random.default_rng(1)
+    for rows, count in ((100, 12), (3, 2)):
+        assert_same(classification_scores, classifier(rows, classes), draw.integers(0, count, rows))
+    arrays = classifier(100, classes)
+    assert_same(classification_scores, arrays[:2], np.arange(100) // 10)
+    alone, single = (bootstrap_scores(classification_scores, arrays, g, seed=5) for g in (None, np.arange(100)))
+    for name in alone:
+        np.testing.assert_allclose(alone[name], single[name], atol=1e-12)
+    # Rows of a group that are right or wrong together: ten times the rows say no more than a tenth of them.
+    labels = draw.integers(0, 2, 100)
+    guesses = np.where(draw.random(100) < 0.7, labels, 1 - labels)
+    many = tuple(x.repeat(10) for x in (labels, guesses))
+    intervals = [
+        confidence_intervals(classification_scores, (labels, guesses)),
+        confidence_intervals(classification_scores, many, np.arange(100).repeat(10)),
+        confidence_intervals(classification_scores, many),
+    ]
+    assert intervals[1] == {name: pytest.approx(between) for name, between in intervals[0].items()}
+    widths = [between["accuracy"][1] - between["accuracy"][0] for between in intervals]
+    assert widths[2] < 0.5 * widths[0]
 
 
 def test_an_interval_covers_the_truth_and_shrinks():
