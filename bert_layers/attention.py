@@ -29,9 +29,12 @@ from .windows import takes_windows, windowed_attention
 # Elements of additive bias that a padded `sdpa` call may hold at once (float32: 64 MiB).
 BIAS_BUDGET = 2**24
 # Up to this many, short sequences of unequal length are padded for one call instead of one for each length: a call's
-# overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads. Up to this many scores are
-# also held for a backward pass where that is faster.
+# overhead, and on a busy CPU its threads' waiting for each other, costs more than the pads.
 SHORT_BUDGET = 2**22
+# Up to this length, and this many scores of a batch (6 bytes each in every layer: 48 MiB), scores are held for a
+# backward pass in half precision on a CPU, where the fused kernel's takes two to five times what products take.
+PRODUCTS_LENGTH = 256
+PRODUCTS_BUDGET = 2**23
 
 
 def eager_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0):
@@ -57,15 +60,19 @@ def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0
     the call, and from `windows.WINDOWS_FROM` tokens on, keys that weigh nothing are left out (`windowed_attention`).
     Elsewhere, and under a mask, the bias is built for a slab of query rows at a time.
     """
+    padded_scores = layout.batch_size * slopes.numel() * layout.length**2
+    scores = slopes.numel() * sum(length**2 for length in layout.lengths) if layout.is_packed else padded_scores
+    is_small = layout.max_seqlen <= PRODUCTS_LENGTH and scores <= PRODUCTS_BUDGET
+    attend = _products if is_small and _has_slow_backward(q) else _sdpa_padded
     if not layout.is_packed:
-        return _sdpa_padded(q, k, v, slopes, layout.mask, dropout), None
-    if len(set(layout.lengths)) != 1 and layout.batch_size * slopes.numel() * layout.length**2 <= SHORT_BUDGET:
+        return attend(q, k, v, slopes, layout.mask, dropout), None
+    if len(set(layout.lengths)) != 1 and padded_scores <= SHORT_BUDGET:
         q, k, v = (layout.scatter(x) for x in (q, k, v))
-        return layout.gather(_sdpa_padded(q, k, v, slopes, layout.mask, dropout)), None
-    return _sdpa_by_length(q, k, v, slopes, layout, dropout), None
+        return layout.gather(attend(q, k, v, slopes, layout.mask, dropout)), None
+    return _sdpa_by_length(attend, q, k, v, slopes, layout, dropout), None
 
 
-def _sdpa_by_length(q, k, v, slopes, layout, dropout):
+def _sdpa_by_length(attend, q, k, v, slopes, layout, dropout):
     """Many sequences have few lengths, and one call for each of them needs neither pads nor a mask."""
     groups = sorted(Counter(layout.lengths).items())
     is_mixed = len(groups) > 1
@@ -73,15 +80,15 @@ def _sdpa_by_length(q, k, v, slopes, layout, dropout):
         q, k, v = (x.index_select(0, layout.by_length[0]) for x in (q, k, v))
     pieces = zip(*(x.split([length * count for length, count in groups]) for x in (q, k, v)), strict=True)
     output = torch.cat(
-        [_sdpa_equal(*piece, slopes, *group, dropout) for piece, group in zip(pieces, groups, strict=True)]
+        [_sdpa_equal(attend, *piece, slopes, *group, dropout) for piece, group in zip(pieces, groups, strict=True)]
     )
     return output.index_select(0, layout.by_length[1]) if is_mixed else output
 
 
-def _sdpa_equal(q, k, v, slopes, length, count, dropout):
+def _sdpa_equal(attend, q, k, v, slopes, length, count, dropout):
     """`count` sequences of `length` tokens, laid end to end."""
     if not takes_windows(q, length, dropout):
-        return _sdpa_padded(*(x.unflatten(0, (count, length)) for x in (q, k, v)), slopes, None, dropout).flatten(0, 1)
+        return attend(*(x.unflatten(0, (count, length)) for x in (q, k, v)), slopes, None, dropout).flatten(0, 1)
     outputs = []
     for piece in zip(*(x.split(length) for x in (q, k, v)), strict=True):
         output = windowed_attention(*piece, slopes)
@@ -90,11 +97,9 @@ def _sdpa_equal(q, k, v, slopes, length, count, dropout):
 
 
 def _sdpa_padded(q, k, v, slopes, mask, dropout):
-    batch_size, length = q.shape[:2]
+    length = q.shape[1]
     if length == 0:
         return v
-    if _has_slow_backward(q) and batch_size * slopes.numel() * length**2 <= SHORT_BUDGET:
-        return eager_attention(q, k, v, slopes, padded_layout(mask, batch_size, length), dropout)[0]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     flipped = flipped_alibi_bias(slopes, length)
     if mask is None and q.device.type == "cpu":
@@ -102,8 +107,12 @@ def _sdpa_padded(q, k, v, slopes, mask, dropout):
     return _sdpa_in_slabs(q, k, v, flipped, mask, dropout).transpose(1, 2)
 
 
+def _products(q, k, v, slopes, mask, dropout):
+    """What `_sdpa_padded` gives, from `eager`."""
+    return eager_attention(q, k, v, slopes, padded_layout(mask, *q.shape[:2]), dropout)[0]
+
+
 def _has_slow_backward(q):
-    """On a CPU the fused kernel's backward takes two to five times what the products take, in half precision."""
     return (
         q.device.type == "cpu"
         and q.dtype in (torch.bfloat16, torch.float16)
