@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from ..errors import UserError
+from ..precision import has_fast_bfloat16
 from ..training.architectures import architecture_of, hidden_size, hub_commit
 from ..training.finetune_arguments import DataArguments, FineTuningArguments, ModelArguments
 from .checksums import model_sha256
@@ -72,6 +73,7 @@ def finetune_settings(
         plan.recipe,
         task,
         gpu=torch.cuda.is_available(),
+        fast_cpu=has_fast_bfloat16("cpu"),
         model=model,
         train_rows=train_rows,
         hidden_size=facts.hidden_size,

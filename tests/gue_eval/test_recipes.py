@@ -90,6 +90,8 @@ def test_robust_warm_up_is_a_part_of_the_run():
     assert recipe("robust", task)["warmup_steps"] == round(0.06 * steps)
     assert recipe("robust", task, train_rows=64)["warmup_steps"] == round(0.06 * 2 * 15)
     assert recipe("robust", task, gpu=True)["bf16"] is True
+    assert recipe("robust", task, fast_cpu=True)["bf16"] is True
+    assert "bf16" not in recipe("published", "EMP/H3", fast_cpu=True)
 
 
 def test_blocks_of_the_data_file_name_what_exists():
@@ -112,6 +114,7 @@ def test_settings_are_options_of_finetune():
 def test_small_models_take_larger_steps():
     large, small = (recipe("robust", "tf/0", hidden_size=size, gpu=True) for size in (768, 384))
     assert large["learning_rate"] < small["learning_rate"] and large["bf16"] and "bf16" not in small
+    assert "bf16" not in recipe("robust", "tf/0", hidden_size=384, gpu=True, fast_cpu=True)
 
 
 @pytest.mark.parametrize(
