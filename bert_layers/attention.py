@@ -61,9 +61,10 @@ def sdpa_attention(q, k, v, slopes, layout: SequenceLayout, dropout: float = 0.0
     Elsewhere, and under a mask, the bias is built for a slab of query rows at a time.
     """
     padded_scores = layout.batch_size * slopes.numel() * layout.length**2
-    scores = slopes.numel() * sum(length**2 for length in layout.lengths) if layout.is_packed else padded_scores
-    is_small = layout.max_seqlen <= PRODUCTS_LENGTH and scores <= PRODUCTS_BUDGET
-    attend = _products if is_small and _has_slow_backward(q) else _sdpa_padded
+    attend = _sdpa_padded
+    if _has_slow_backward(q) and layout.max_seqlen <= PRODUCTS_LENGTH:
+        scores = slopes.numel() * sum(n**2 for n in layout.lengths) if layout.is_packed else padded_scores
+        attend = _products if scores <= PRODUCTS_BUDGET else _sdpa_padded
     if not layout.is_packed:
         return attend(q, k, v, slopes, layout.mask, dropout), None
     if len(set(layout.lengths)) != 1 and padded_scores <= SHORT_BUDGET:
