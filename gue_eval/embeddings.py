@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..architectures.models import hub_commit
 from ..atomic import whole_file
 from ..bundled import locate
 from ..errors import UserError
 from ..precision import resolve_dtype
-from ..training.architectures import hub_commit
 from .checksums import CONFIGURATION, folder_sha256, model_sha256
 from .kmer_counts import kmer_counts
 
@@ -60,7 +60,7 @@ class NetworkEmbedder:
     """
 
     def __init__(self, model, tokenizer, architecture, identity: dict, *, pooling: str, batch_size: int):
-        from ..training.architectures import max_tokens
+        from ..architectures.models import max_tokens
 
         self.model, self.tokenizer, self.architecture = model.eval(), tokenizer, architecture
         self.pooling, self.batch_size = pooling, batch_size
@@ -82,7 +82,7 @@ class NetworkEmbedder:
         return vectors
 
     def _encode(self, sequences, pairs) -> dict[str, list[list[int]]]:
-        from ..training.architectures import TooManyTokens, encode
+        from ..architectures.models import TooManyTokens, encode
 
         try:
             return encode(self.tokenizer, sequences, pairs, self.architecture, self.max_tokens)
@@ -170,7 +170,7 @@ def load_embedder(
         raise UserError(f"--pooling {pooling}: choose one of {', '.join(POOLINGS)}.")
     if name == KMER_COUNTS:
         return KmerEmbedder()
-    from ..training.architectures import architecture_of, fit_tokenizer, load_any_tokenizer
+    from ..architectures.models import architecture_of, fit_tokenizer, load_any_tokenizer
 
     source = name.removeprefix(RANDOM)
     architecture = architecture_of(source, trust_remote_code)

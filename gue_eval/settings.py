@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from ..architectures.models import architecture_of, hidden_size, hub_commit
 from ..errors import UserError
 from ..precision import has_fast_bfloat16
-from ..training.architectures import architecture_of, hidden_size, hub_commit
 from ..training.finetune_arguments import DataArguments, FineTuningArguments, ModelArguments
 from .checksums import model_sha256
 from .jobs import Plan

@@ -15,13 +15,7 @@ from pathlib import Path
 from torch import nn
 from transformers.utils import cached_file
 
-from ..atomic import write_whole
-from ..bert_layers.checkpoints import checkpoint_errors
-from ..bundled import BUNDLED, locate
-from ..errors import UserError
-from ..loading import first_lines
-from .architecture_rows import Architecture
-from .architectures import (
+from ..architectures.models import (
     CLASSIFIER,
     architecture_of,
     head_modules,
@@ -30,6 +24,12 @@ from .architectures import (
     lora_targets,
     switch_off_fused,
 )
+from ..architectures.rows import Architecture
+from ..atomic import write_whole
+from ..bert_layers.checkpoints import checkpoint_errors
+from ..bundled import BUNDLED, locate
+from ..errors import UserError
+from ..loading import first_lines
 
 # What the base must be told before the adapters fit it. Not in a config.json, by which transformers would take the
 # folder for a whole model.

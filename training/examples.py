@@ -8,12 +8,12 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+from ..architectures.models import encode
+from ..architectures.rows import Architecture
 from ..errors import UserError
 from ..genome.base_map import gather_base_labels, token_spans
 from ..genome.strands import reverse_complement
 from ..tokenizer.policy import PolicyReport
-from .architecture_rows import Architecture
-from .architectures import encode
 from .problems import IGNORE, Problem
 from .tables import Table
 

@@ -22,18 +22,19 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
+from ..architectures.models import architecture_of, fit_tokenizer, load_any_tokenizer, load_classifier, max_tokens
+from ..architectures.rows import Architecture, match_architecture
 from ..bundled import locate
 from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError, run_verb
 from ..genome.base_map import longest_token, scatter_base_logits, token_spans
+from ..genome.table_formats import Source
 from ..loading import load_model
 from ..modeling_dnabert2 import DNABert2ForSequenceClassification, DNABert2ForTokenClassification
 from ..provenance import provenance
 from ..tokenizer.files import OURS, load_tokenizer
 from ..tokenizer.policy import PolicyReport, TextPolicy
 from .adapters import add_lora, freeze_backbone, trainable
-from .architecture_rows import Architecture, match_architecture
-from .architectures import architecture_of, fit_tokenizer, load_any_tokenizer, load_classifier, max_tokens
 from .examples import Collator, Examples, NextEpoch, encode_tables
 from .finetune_arguments import (
     Arguments,
@@ -51,7 +52,6 @@ from .problems import Problem, problem_of
 from .processes import from_main, leave
 from .progress import score_line, use_lines
 from .runs import check_output, make_output, read_restarts, run_settings, start_output, write_restarts
-from .table_formats import Source
 from .tables import Table, find_tables, read_table
 
 

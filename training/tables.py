@@ -6,7 +6,7 @@
     table = read_table(sources["train"], TextPolicy())
     table.sequences[0], table.labels[0], table.where(0)       # "ACGT...", ["1"], "train.csv, line 2"
 
-`table_formats.py` knows the files, `table_hub.py` the Hub, `table_cells.py` what may stand in a cell.
+`genome/table_formats.py` knows the files, `table_hub.py` the Hub, `genome/table_cells.py` what may stand in a cell.
 """
 
 import math
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..genome.table_cells import base_labels, read_label, read_sequence
+from ..genome.table_formats import SUFFIXES, Source, column_names, read_rows
 from ..tokenizer.policy import PolicyReport, TextPolicy
-from .table_cells import base_labels, read_label, read_sequence
-from .table_formats import SUFFIXES, Source, column_names, read_rows
 from .table_hub import open_dataset
 
 SPLITS = ("train", "dev", "test")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from dnabert2.architectures.rows import match_architecture
 from dnabert2.errors import UserError
 from dnabert2.genome.strands import reverse_complement
 from dnabert2.tokenizer.files import OURS, load_tokenizer
 from dnabert2.tokenizer.policy import PolicyReport
-from dnabert2.training.architecture_rows import match_architecture
 from dnabert2.training.examples import Collator, Examples, encode_tables
 from dnabert2.training.problems import problem_of
 from dnabert2.training.tables import Table

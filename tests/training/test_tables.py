@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dnabert2.errors import UserError
+from dnabert2.genome.table_formats import Source
 from dnabert2.tokenizer.policy import PolicyReport, TextPolicy
-from dnabert2.training.table_formats import Source
 from dnabert2.training.tables import (
     IGNORE,
     class_names,

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnabert2.errors import UserError
+from dnabert2.genome.table_formats import BATCH
 from dnabert2.tokenizer.policy import TextPolicy
-from dnabert2.training.table_formats import BATCH
 from dnabert2.training.tables import per_base_ids, read_table
 
 POLICY = TextPolicy()

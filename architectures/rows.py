@@ -2,7 +2,7 @@
 
     match_architecture("InstaDeepAI/nucleotide-transformer-500m-human-ref", {"model_type": "esm", "vocab_size": 4105})
 
-The rows are in `architectures.json`, each with its sources. The first one with a rule for configurations that fits is
+The rows are in `rows.json`, each with its sources. The first one with a rule for configurations that fits is
 a model's, then the first with a pattern for names; a model of none gets DNA as it is, LoRA on all linear layers and no
 length rule.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
-ROWS = Path(__file__).with_name("architectures.json")
+ROWS = Path(__file__).with_name("rows.json")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
     fit_tokenizer(tokenizer, model)
     encode(tokenizer, ["ACGTACGTTTAC"], None, architecture)     # {"input_ids": [[...]], "attention_mask": [[...]]}
 
-What differs between them is a row of `architectures.json`, read by `architecture_rows.py`.
+What differs between them is a row of `rows.json`, read by `rows.py`.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ from ..bundled import locate
 from ..errors import UserError
 from ..loading import check_name, first_lines, load_model
 from ..tokenizer.files import load_tokenizer
-from .architecture_rows import Architecture, match_architecture
+from .rows import Architecture, match_architecture
 from .shared_weights import save_apart
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
