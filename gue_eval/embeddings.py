@@ -21,9 +21,9 @@ import numpy as np
 from ..architectures.models import hub_commit
 from ..atomic import whole_file
 from ..bundled import locate
+from ..checksums import CONFIGURATION, folder_sha256, model_sha256
 from ..errors import UserError
 from ..precision import resolve_dtype
-from .checksums import CONFIGURATION, folder_sha256, model_sha256
 from .kmer_counts import kmer_counts
 
 POOLINGS = ("mean", "cls", "max")

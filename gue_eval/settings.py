@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 import torch
 
 from ..architectures.models import architecture_of, hidden_size, hub_commit
+from ..checksums import model_sha256
 from ..errors import UserError
 from ..precision import has_fast_bfloat16
 from ..training.finetune_arguments import DataArguments, FineTuningArguments, ModelArguments
-from .checksums import model_sha256
 from .jobs import Plan
 from .recipes import recipe
 from .tasks import Task

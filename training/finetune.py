@@ -22,6 +22,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
+from ..architectures.adapters import add_lora, freeze_backbone, trainable
 from ..architectures.models import architecture_of, fit_tokenizer, load_any_tokenizer, load_classifier, max_tokens
 from ..architectures.rows import Architecture, match_architecture
 from ..bundled import locate
@@ -34,7 +35,6 @@ from ..modeling_dnabert2 import DNABert2ForSequenceClassification, DNABert2ForTo
 from ..provenance import provenance
 from ..tokenizer.files import OURS, load_tokenizer
 from ..tokenizer.policy import PolicyReport, TextPolicy
-from .adapters import add_lora, freeze_backbone, trainable
 from .examples import Collator, Examples, NextEpoch, encode_tables
 from .finetune_arguments import (
     Arguments,

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..architectures.adapters import save_adapters
 from ..architectures.rows import Architecture
 from ..atomic import whole_file, write_whole
 from ..remote_code import make_self_contained
-from .adapters import save_adapters
 from .examples import Examples
 from .finetune_arguments import ModelArguments
 from .finetuner import FineTuner, flat_targets, is_flat, rows_of_labelled_bases

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from dnabert2 import DNABert2ForMaskedLM
+from dnabert2.architectures.adapters import add_lora
 from dnabert2.architectures.models import (
     TooManyTokens,
     architecture_of,
@@ -33,7 +34,6 @@ from dnabert2.architectures.models import (
 from dnabert2.architectures.rows import Architecture, match_architecture
 from dnabert2.errors import UserError
 from dnabert2.tokenizer.files import OURS, write_tokenizer
-from dnabert2.training.adapters import add_lora
 
 LABELS = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 SEQUENCES = ["ACGTACGTTTACGGACGTAC", "ACGTTGCAAC", "TTTACGTACGTACG"]

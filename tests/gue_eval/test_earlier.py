@@ -12,8 +12,9 @@ import pytest
 from finetuning import TINY, write_tables
 
 from dnabert2 import DNABert2Config
+from dnabert2.checksums import model_sha256
 from dnabert2.errors import UserError
-from dnabert2.gue_eval.checksums import model_sha256, tables_sha256
+from dnabert2.gue_eval.checksums import tables_sha256
 from dnabert2.gue_eval.earlier import differences, is_finished
 from dnabert2.gue_eval.floors import FLOORS, fixed_settings
 from dnabert2.gue_eval.jobs import Job, Plan

@@ -16,11 +16,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
 from dnabert2 import DNABert2ForMaskedLM
+from dnabert2.architectures.adapters import load_adapted
 from dnabert2.architectures.models import architecture_of, encode, load_any_tokenizer
 from dnabert2.architectures.shared_weights import save_apart
 from dnabert2.cli import main
 from dnabert2.tokenizer.files import OURS, write_tokenizer
-from dnabert2.training.adapters import load_adapted
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 LENGTH = 20  # HyenaDNA's stand-in takes 24 tokens

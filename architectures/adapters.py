@@ -15,7 +15,12 @@ from pathlib import Path
 from torch import nn
 from transformers.utils import cached_file
 
-from ..architectures.models import (
+from ..atomic import write_whole
+from ..bert_layers.checkpoints import checkpoint_errors
+from ..bundled import BUNDLED, locate
+from ..errors import UserError
+from ..loading import first_lines
+from .models import (
     CLASSIFIER,
     architecture_of,
     head_modules,
@@ -24,12 +29,7 @@ from ..architectures.models import (
     lora_targets,
     switch_off_fused,
 )
-from ..architectures.rows import Architecture
-from ..atomic import write_whole
-from ..bert_layers.checkpoints import checkpoint_errors
-from ..bundled import BUNDLED, locate
-from ..errors import UserError
-from ..loading import first_lines
+from .rows import Architecture
 
 # What the base must be told before the adapters fit it. Not in a config.json, by which transformers would take the
 # folder for a whole model.
@@ -50,7 +50,7 @@ its head looks at would be those of `{base}`.
 
 Classes: {labels}
 """
-BY_US = """from dnabert2.training.adapters import load_adapted
+BY_US = """from dnabert2.architectures.adapters import load_adapted
 
 model = load_adapted("."{remote})"""
 BY_AUTO_CLASS = """from peft import PeftModel

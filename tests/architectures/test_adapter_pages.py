@@ -11,10 +11,10 @@ import pytest
 from finetuning import TINY, arguments, write_tables
 
 from dnabert2 import DNABert2Config, DNABert2Model
+from dnabert2.architectures.adapters import load_adapted
 from dnabert2.cli import main
 from dnabert2.errors import UserError
 from dnabert2.tokenizer.files import OURS, write_tokenizer
-from dnabert2.training.adapters import load_adapted
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 # Runs the block of code of each page as it stands, and prints the probabilities of the first sequences.
