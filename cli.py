@@ -15,6 +15,7 @@ VERBS = {
     "build-corpus": ("training.corpus", "make a pretraining corpus of FASTA files"),
     "pretrain": ("training.pretrain", "train a masked language model on a corpus"),
     "finetune": ("training.finetune", "fine-tune a classifier on tables of sequences"),
+    "embed": ("inference.embed", "vectors of sequences, tokens or bases"),
     "gue": ("gue_eval.main", "GUE, the benchmark: check, run, probe, report"),
     "export": ("hub.export", "build a Hugging Face Hub folder from a checkpoint"),
     "bench": ("benchmarks.main", "measure speed, memory, and what models and tokenizers make of DNA"),

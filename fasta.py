@@ -43,31 +43,40 @@ def read_fasta(path: str | Path) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: if the file is missing, empty, not FASTA, damaged, has a record without sequence, or holds protein.
     """
-    path = Path(path)
-    if not path.is_file():
+    for number, (name, sequence) in enumerate(read_any_fasta(path), 1):
+        if not sequence:
+            raise UserError(f"{path}: record {number} ({name}) has no sequence; remove it or complete the file.")
+        _refuse_protein(path, number, name, sequence)
+        yield name, sequence
+
+
+def read_any_fasta(path: str | Path) -> Iterator[tuple[str, str]]:
+    """
+    The same of records of any letters, or none; "-" reads standard input.
+
+    Raises:
+        UserError: if the file is missing, empty, not FASTA, or damaged.
+    """
+    shown = "standard input" if str(path) == "-" else str(path)
+    if str(path) != "-" and not Path(path).is_file():
         raise UserError(f"{path}: no such file.")
     verbosity = pysam.set_verbosity(0)  # htslib prints its own errors; ours says the same once
     number = 0
     try:
         for record in pysam.FastxFile(str(path)):
             number += 1
-            if not record.sequence:
-                raise UserError(
-                    f"{path}: record {number} ({record.name}) has no sequence; remove it or complete the file."
-                )
-            _refuse_protein(path, number, record.name, record.sequence)
-            yield record.name, record.sequence
+            yield record.name, record.sequence or ""
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: is damaged or cut short in or after record {max(number, 1)}; copy or download it again."
+            f"{shown}: is damaged or cut short in or after record {max(number, 1)}; copy or download it again."
         ) from error
     finally:
         pysam.set_verbosity(verbosity)
     if number == 0:
-        raise UserError(f"{path}: no FASTA record in this file (a record starts with a line '>name').")
+        raise UserError(f"{shown}: no FASTA record in this file (a record starts with a line '>name').")
 
 
-def _refuse_protein(path: Path, number: int, name: str, sequence: str):
+def _refuse_protein(path: str | Path, number: int, name: str, sequence: str):
     head = sequence[:10_000].upper()
     foreign = {letter: head.count(letter) for letter in set(head) - IUPAC}
     if sum(foreign.values()) > FOREIGN_SHARE * len(head):

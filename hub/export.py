@@ -21,6 +21,7 @@ from ..atomic import write_whole
 from ..bundled import locate
 from ..errors import UserError, run_verb
 from ..remote_code import write_code
+from ..terminal import quiet_unless_terminal
 from .checkpoints import WEIGHT_FILES, check_tokenizer, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -174,12 +175,7 @@ def _auto_class(architecture: str) -> str:
 
 
 def _run(arguments: argparse.Namespace):
-    if not sys.stderr.isatty():
-        from huggingface_hub.utils import disable_progress_bars
-        from transformers.utils import logging
-
-        disable_progress_bars()
-        logging.disable_progress_bar()
+    quiet_unless_terminal()
     folder = export(arguments.checkpoint, arguments.output, arguments.overwrite)
     architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     auto_class = _auto_class(architecture)

@@ -32,6 +32,7 @@ from ..genome.base_map import longest_token, scatter_base_logits, token_spans
 from ..genome.table_formats import Source
 from ..loading import load_model
 from ..modeling_dnabert2 import DNABert2ForSequenceClassification, DNABert2ForTokenClassification
+from ..processes import from_main, leave
 from ..provenance import provenance
 from ..tokenizer.files import OURS, load_tokenizer
 from ..tokenizer.policy import PolicyReport, TextPolicy
@@ -49,7 +50,6 @@ from .finetune_results import save_run
 from .finetuner import DeadRun, FineTuner
 from .model_settings import new_config
 from .problems import Problem, problem_of
-from .processes import from_main, leave
 from .progress import score_line, use_lines
 from .runs import check_output, make_output, read_restarts, run_settings, start_output, write_restarts
 from .tables import Table, find_tables, read_table

@@ -25,6 +25,7 @@ from ..atomic import write_whole
 from ..errors import UserError, run_verb
 from ..loading import load_model
 from ..modeling_dnabert2 import DNABert2ForMaskedLM
+from ..processes import from_main, leave
 from ..provenance import provenance
 from ..remote_code import make_self_contained
 from ..tokenizer.files import load_tokenizer
@@ -37,7 +38,6 @@ from .masking import MaskingPolicy
 from .model_settings import new_config
 from .pretrain_arguments import NOT_SETTINGS, ModelArguments, parse_arguments
 from .pretrainer import Pretrainer
-from .processes import from_main, leave
 from .progress import use_lines
 from .runs import check_output, list_checkpoints, make_output, run_settings, start_output
 from .spelling import initialise_by_spelling

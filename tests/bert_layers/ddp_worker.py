@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dnabert2 import DNABert2Config, DNABert2ForMaskedLM
-from dnabert2.training.processes import leave
+from dnabert2.processes import leave
 
 
 def main():

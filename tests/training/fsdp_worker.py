@@ -6,9 +6,9 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
+from dnabert2.processes import leave
 from dnabert2.training import pretrain
 from dnabert2.training.pretrainer import Pretrainer
-from dnabert2.training.processes import leave
 
 
 class ShardedPretrainer(Pretrainer):

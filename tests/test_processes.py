@@ -7,7 +7,7 @@ PROGRAM = """
 import atexit
 import sys
 import torch.distributed as dist
-from dnabert2.training.processes import leave
+from dnabert2.processes import leave
 
 class Unfreed:
     def __del__(self):

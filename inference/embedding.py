@@ -1,0 +1,331 @@
+"""Vectors of sequences, and of their tokens and bases, from a frozen network.
+
+    embedding = Embedding(load_encoder("mini"), pooling="mean")
+    embedding.vectors(["ACGTACGT", "TTGACA"])                                # (2, 384) float32
+    for tokens in embedding.tokens(["ACGTACGT"]):
+        tokens.spans, tokens.vectors                                         # [[0, 4], [4, 8]] and (2, 384)
+
+A sequence of more tokens than a window is read in windows that overlap. Its tokens are those of the whole sequence,
+and each has the vector that the window has for it in which it stands farther from an end.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..architectures.models import TooManyTokens, encode
+from ..errors import UserError
+from ..genome.base_map import base_to_token
+from ..genome.strands import reverse_complement
+from ..genome.windows import Tokens, split, tokenize
+from .batches import batches, default_batch_tokens, to_inputs
+from .models import Loaded
+from .pooling import POOLINGS, Pool
+
+WINDOW, OVERLAP = 512, 64  # tokens
+AT_ONCE = 65_536  # tokens whose vectors are in memory, of token and base vectors
+BASES_AT_ONCE = 4_096
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    What the network reads at once.
+
+    Attributes:
+        sequence: whose it is, its number among those given.
+        columns: the network's inputs, special tokens included, a row of integers each.
+        first: the place in the sequence's tokens of this row's first token that is no special one.
+        keep: which of the row's places count; those of special tokens where the sequence begins and ends.
+    """
+
+    sequence: int
+    columns: dict[str, np.ndarray]
+    first: int
+    keep: slice
+
+    def __len__(self) -> int:
+        return len(self.columns["input_ids"])
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """
+    Some of a sequence's tokens, in order.
+
+    Attributes:
+        sequence: its number among those given.
+        ids: (tokens,) int32.
+        spans: (tokens, 2) int64, bases, half-open.
+        vectors: (tokens, hidden) float32.
+    """
+
+    sequence: int
+    ids: np.ndarray
+    spans: np.ndarray
+    vectors: np.ndarray
+
+
+class Embedding:
+    """
+    Args:
+        loaded: an encoder, see `models.load_encoder`.
+        pooling: of `vectors`: "mean", "cls" or "max".
+        layer: the states behind this many layers; -1 for the last, 0 for the embeddings.
+        window: tokens, special ones included, that are read at once; None for whole sequences.
+        overlap: tokens that two windows of a sequence share at least.
+        rc_average: the mean over both strands.
+        batch_tokens: tokens of a batch, pads included; by default what suits the device.
+        batch_size: sequences of a batch at most.
+
+    Attributes:
+        identity: what decides the vectors, JSON-ready.
+        truncated: sequences that were cut to what a network has positions for, so far; ours has no such limit.
+
+    Raises:
+        UserError: if the layer or the window does not exist.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        pooling: str = "mean",
+        layer: int = -1,
+        window: int | None = WINDOW,
+        overlap: int = OVERLAP,
+        rc_average: bool = False,
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+        truncate: bool = False,
+    ):
+        if pooling not in POOLINGS:
+            raise UserError(f"--pooling {pooling}: choose one of {', '.join(POOLINGS)}.")
+        self.loaded, self.pooling, self.rc_average = loaded, pooling, rc_average
+        self.batch_tokens = batch_tokens or default_batch_tokens(loaded.device)
+        self.batch_size, self.truncate = batch_size, truncate
+        self.layer = _layer(loaded, layer)
+        if not loaded.is_ours:
+            window = None
+        check_windows(window, overlap)
+        self.window, self.overlap = window, overlap
+        self.truncated = 0
+        self.identity = loaded.identity | {
+            "pooling": pooling,
+            "layer": self.layer,
+            "window": window,
+            "overlap": overlap if window else None,
+            "rc_average": rc_average,
+            "max_tokens": loaded.max_tokens,
+        }
+
+    @property
+    def size(self) -> int:
+        """Numbers of a vector."""
+        config = self.loaded.model.config
+        return getattr(config, "hidden_size", None) or config.d_model
+
+    def vectors(self, sequences: list[str], pairs: list[str] | None = None) -> np.ndarray:
+        """
+        (sequences, hidden) float32, in the order given.
+
+        Args:
+            sequences: as the model's tokenizer takes them, see `tokenizer.policy.normalise`.
+            pairs: second sequences, read together with the first ones.
+        """
+        if not sequences:
+            return np.empty((0, self.size), dtype=np.float32)
+        made = self._pooled(sequences, pairs)
+        if self.rc_average:
+            other = None if pairs is None else [reverse_complement(s) for s in pairs]
+            made = (made + self._pooled([reverse_complement(s) for s in sequences], other)) / 2
+        return made
+
+    def _pooled(self, sequences: list[str], pairs: list[str] | None) -> np.ndarray:
+        found = Pool(len(sequences), self.pooling)
+        for rows, hidden, mask in self._states(self._rows(sequences, pairs)):
+            counts = mask if self.pooling == "cls" else _counting(rows, mask, self.loaded.tokenizer.padding_side)
+            found.add(hidden, counts, np.array([row.sequence for row in rows]))
+        return found.result()
+
+    def tokens(self, sequences: list[str]) -> Iterator[TokenVectors]:
+        """
+        The vectors of the sequences' tokens, without special ones, in order and a part of a sequence at a time.
+
+        Raises:
+            UserError: if the model is none whose tokens have places on the sequence.
+        """
+        self._only_ours("tokens")
+        for i, sequence in enumerate(sequences):
+            yield from self._tokens_of(i, sequence)
+
+    def _tokens_of(self, number: int, sequence: str) -> Iterator[TokenVectors]:
+        (tokens,) = tokenize(self.loaded.tokenizer, [sequence])
+        spans, rows = tokens.spans, self._windows(number, tokens)
+        per_turn = max(1, AT_ONCE // max(map(len, rows)))
+        for first in range(0, len(rows), per_turn):
+            some = rows[first : first + per_turn]
+            low, high = some[0].first + some[0].keep.start - 1, some[-1].first + some[-1].keep.stop - 1
+            low, high = max(low, 0), min(high, len(tokens))
+            vectors = np.empty((high - low, self.size), dtype=np.float32)
+            for group, hidden, _ in self._states(some):
+                for row, states in zip(group, hidden, strict=True):
+                    start, stop = max(row.keep.start, 1), min(row.keep.stop, len(row) - 1)  # no special tokens
+                    place = row.first + start - 1 - low
+                    vectors[place : place + stop - start] = states[start:stop].cpu().numpy()
+            yield TokenVectors(number, tokens.ids[low:high], spans[low:high], vectors)
+
+    def bases(self, sequences: list[str]) -> Iterator[tuple[int, int, np.ndarray]]:
+        """
+        The vectors of the sequences' bases, those of their tokens: yields the sequence's number, the first base, and
+        (bases, hidden) float32. With `rc_average` the mean of a base's token on either strand.
+
+        Raises:
+            UserError: as `tokens`.
+        """
+        self._only_ours("bases")
+        for i, sequence in enumerate(sequences):
+            if self.rc_average:
+                yield from self._bases_of_both_strands(i, sequence)
+                continue
+            for part in self._tokens_of(i, sequence):
+                owner = np.repeat(np.arange(len(part.spans)), part.spans[:, 1] - part.spans[:, 0])
+                first = int(part.spans[0, 0])
+                for start in range(0, len(owner), BASES_AT_ONCE):
+                    yield i, first + start, part.vectors[owner[start : start + BASES_AT_ONCE]]
+
+    def _bases_of_both_strands(self, number: int, sequence: str) -> Iterator[tuple[int, int, np.ndarray]]:
+        strands, length = [], len(sequence)
+        for text in (sequence, reverse_complement(sequence)):
+            parts = list(self._tokens_of(number, text))
+            owner = base_to_token(np.concatenate([part.spans for part in parts]), length)
+            strands.append((np.concatenate([part.vectors for part in parts]), owner))
+        (vectors, owner), (other_vectors, other_owner) = strands
+        other_owner = other_owner[::-1]
+        for start in range(0, length, BASES_AT_ONCE):
+            some = slice(start, start + BASES_AT_ONCE)
+            yield number, start, (vectors[owner[some]] + other_vectors[other_owner[some]]) / 2
+
+    def _only_ours(self, what: str):
+        if not self.loaded.is_ours:
+            raise UserError(
+                f"vectors of {what} are of DNABERT-2 models alone; pool those of {self.loaded.architecture.name}."
+            )
+
+    def _rows(self, sequences: list[str], pairs: list[str] | None) -> list[Row]:
+        if self.loaded.is_ours and pairs is None:
+            rows = []
+            for i, tokens in enumerate(tokenize(self.loaded.tokenizer, sequences)):
+                rows += self._windows(i, tokens)
+            return rows
+        columns = self._encode(sequences, pairs)
+        lengths = [len(ids) for ids in columns["input_ids"]]
+        return [
+            Row(i, {name: column[i] for name, column in columns.items()}, 0, slice(0, lengths[i]))
+            for i in range(len(sequences))
+        ]
+
+    def _windows(self, number: int, tokens: Tokens) -> list[Row]:
+        """Each with [CLS] before and [SEP] behind, which count at the sequence's ends."""
+        return token_rows(self.loaded.tokenizer, number, tokens.ids, self.window, self.overlap)
+
+    def _encode(self, sequences: list[str], pairs: list[str] | None) -> dict[str, list[list[int]]]:
+        tokenizer, architecture, limit = self.loaded.tokenizer, self.loaded.architecture, self.loaded.max_tokens
+        try:
+            return encode(tokenizer, sequences, pairs, architecture, limit)
+        except TooManyTokens as error:
+            if not self.truncate:
+                raise
+            self.truncated += len(error.rows)
+            return encode(tokenizer, sequences, pairs, architecture, limit, truncation=True)
+
+    def _states(self, rows: list[Row]) -> Iterator[tuple[list[Row], torch.Tensor, torch.Tensor]]:
+        """Batches of rows, their states (rows, longest, hidden) in float32, and which of them are real."""
+        run = _up_to_layer(self.loaded, self.layer)
+        yield from run_rows(self.loaded, rows, run, self.batch_tokens, self.batch_size)
+
+
+def check_windows(window: int | None, overlap: int):
+    """Raises UserError if windows that overlap so much get nowhere."""
+    if window is not None and not (0 <= overlap < window - 2):
+        raise UserError(
+            f"windows of {window} tokens, two of them [CLS] and [SEP], cannot overlap by {overlap}; give a longer "
+            "--window or a smaller --overlap."
+        )
+
+
+def token_rows(tokenizer, number: int, ids: np.ndarray, window: int | None, overlap: int) -> list[Row]:
+    """A sequence's tokens in windows with [CLS] before and [SEP] behind, which count at the sequence's ends alone."""
+    rows = []
+    for part in split(len(ids), None if window is None else window - 2, overlap):
+        inner = ids[part.span]
+        columns = {"input_ids": np.concatenate([[tokenizer.cls_token_id], inner, [tokenizer.sep_token_id]])}
+        start = part.kept.start + (part.keep.start > 0)
+        stop = part.kept.stop + (2 if part.keep.stop == len(ids) else 1)
+        rows.append(Row(number, columns, part.span.start, slice(start, stop)))
+    return rows
+
+
+def run_rows(
+    loaded: Loaded, rows: list[Row], run: Callable, batch_tokens: int, batch_size: int | None = None
+) -> Iterator[tuple[list[Row], torch.Tensor, torch.Tensor]]:
+    """
+    Batches of rows, the longest first: the rows, what `run` makes of their inputs in float32, and the mask of real
+    tokens (rows, longest).
+    """
+    lengths = [len(row) for row in rows]
+    takes_mask = loaded.is_ours or (bool(rows) and "attention_mask" in rows[0].columns)
+    for places in batches(lengths, batch_tokens, batch_size, mixed=takes_mask):
+        some = [rows[i] for i in places]
+        columns = {name: [row.columns[name] for row in some] for name in some[0].columns}
+        if loaded.is_ours and "attention_mask" not in columns:
+            columns["attention_mask"] = [np.ones(len(row), dtype=np.int64) for row in some]
+        inputs = to_inputs(columns, loaded.tokenizer, loaded.device)
+        with torch.inference_mode():
+            made = run(inputs).float()
+        mask = inputs.get("attention_mask")
+        mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+        yield some, made, mask.bool()
+
+
+def _counting(rows: list[Row], mask: torch.Tensor, side: str) -> torch.Tensor:
+    """(rows, length) bool: the tokens that count."""
+    if side == "left":  # of foreign models, whose rows count whole
+        return mask
+    places = torch.arange(mask.shape[1], device=mask.device)
+    keep = torch.tensor([[row.keep.start, row.keep.stop] for row in rows], device=mask.device)
+    return (places >= keep[:, :1]) & (places < keep[:, 1:])
+
+
+def _layer(loaded: Loaded, layer: int) -> int:
+    config = loaded.model.config
+    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "n_layer", None)
+    if layers is None:
+        if layer != -1:
+            raise UserError(f"--layer {layer}: {loaded.architecture.name} does not say how many it has; leave it out.")
+        return layer
+    if not -layers - 1 <= layer <= layers:
+        raise UserError(f"--layer {layer}: the model has {layers} layers; give 0 (the embeddings) to {layers}.")
+    return layer % (layers + 1)
+
+
+def _up_to_layer(loaded: Loaded, layer: int) -> Callable[[dict], torch.Tensor]:
+    """A function of inputs that gives the states behind `layer` layers."""
+    model = loaded.model
+    if loaded.is_ours:
+        # No layer behind the one that is asked for is computed.
+        blocks = model.encoder.layer
+
+        def run(inputs):
+            model.encoder.layer = blocks[:layer]
+            try:
+                return model(**inputs)[0]
+            finally:
+                model.encoder.layer = blocks
+
+        return run
+    if layer in (-1, getattr(model.config, "num_hidden_layers", None)):
+        return lambda inputs: model(**inputs)[0]
+    return lambda inputs: model(**inputs, output_hidden_states=True).hidden_states[layer]
