@@ -15,39 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..architectures.models import TooManyTokens, encode
+from ..architectures.models import TooManyTokens
 from ..errors import UserError
 from ..genome.base_map import base_to_token
 from ..genome.strands import reverse_complement
-from ..genome.windows import Tokens, split, tokenize
-from .batches import batches, default_batch_tokens, to_inputs
+from ..genome.windows import Tokens, tokenize
+from .batches import default_batch_tokens
 from .models import Loaded
 from .pooling import POOLINGS, Pool
+from .rows import Row, check_windows, rows_of, run_rows, token_rows
 
 WINDOW, OVERLAP = 512, 64  # tokens
 AT_ONCE = 65_536  # tokens whose vectors are in memory, of token and base vectors
 BASES_AT_ONCE = 4_096
-
-
-@dataclass(frozen=True)
-class Row:
-    """
-    What the network reads at once.
-
-    Attributes:
-        sequence: whose it is, its number among those given.
-        columns: the network's inputs, special tokens included, a row of integers each.
-        first: the place in the sequence's tokens of this row's first token that is no special one.
-        keep: which of the row's places count; those of special tokens where the sequence begins and ends.
-    """
-
-    sequence: int
-    columns: dict[str, np.ndarray]
-    first: int
-    keep: slice
-
-    def __len__(self) -> int:
-        return len(self.columns["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -215,79 +195,23 @@ class Embedding:
             )
 
     def _rows(self, sequences: list[str], pairs: list[str] | None) -> list[Row]:
-        if self.loaded.is_ours and pairs is None:
-            rows = []
-            for i, tokens in enumerate(tokenize(self.loaded.tokenizer, sequences)):
-                rows += self._windows(i, tokens)
-            return rows
-        columns = self._encode(sequences, pairs)
-        lengths = [len(ids) for ids in columns["input_ids"]]
-        return [
-            Row(i, {name: column[i] for name, column in columns.items()}, 0, slice(0, lengths[i]))
-            for i in range(len(sequences))
-        ]
+        windows = {"window": self.window, "overlap": self.overlap}
+        try:
+            return rows_of(self.loaded, sequences, pairs, **windows)
+        except TooManyTokens as error:
+            if not self.truncate:
+                raise
+            self.truncated += len(error.rows)
+            return rows_of(self.loaded, sequences, pairs, **windows, truncate=True)
 
     def _windows(self, number: int, tokens: Tokens) -> list[Row]:
         """Each with [CLS] before and [SEP] behind, which count at the sequence's ends."""
         return token_rows(self.loaded.tokenizer, number, tokens.ids, self.window, self.overlap)
 
-    def _encode(self, sequences: list[str], pairs: list[str] | None) -> dict[str, list[list[int]]]:
-        tokenizer, architecture, limit = self.loaded.tokenizer, self.loaded.architecture, self.loaded.max_tokens
-        try:
-            return encode(tokenizer, sequences, pairs, architecture, limit)
-        except TooManyTokens as error:
-            if not self.truncate:
-                raise
-            self.truncated += len(error.rows)
-            return encode(tokenizer, sequences, pairs, architecture, limit, truncation=True)
-
     def _states(self, rows: list[Row]) -> Iterator[tuple[list[Row], torch.Tensor, torch.Tensor]]:
         """Batches of rows, their states (rows, longest, hidden) in float32, and which of them are real."""
         run = _up_to_layer(self.loaded, self.layer)
         yield from run_rows(self.loaded, rows, run, self.batch_tokens, self.batch_size)
-
-
-def check_windows(window: int | None, overlap: int):
-    """Raises UserError if windows that overlap so much get nowhere."""
-    if window is not None and not (0 <= overlap < window - 2):
-        raise UserError(
-            f"windows of {window} tokens, two of them [CLS] and [SEP], cannot overlap by {overlap}; give a longer "
-            "--window or a smaller --overlap."
-        )
-
-
-def token_rows(tokenizer, number: int, ids: np.ndarray, window: int | None, overlap: int) -> list[Row]:
-    """A sequence's tokens in windows with [CLS] before and [SEP] behind, which count at the sequence's ends alone."""
-    rows = []
-    for part in split(len(ids), None if window is None else window - 2, overlap):
-        inner = ids[part.span]
-        columns = {"input_ids": np.concatenate([[tokenizer.cls_token_id], inner, [tokenizer.sep_token_id]])}
-        start = part.kept.start + (part.keep.start > 0)
-        stop = part.kept.stop + (2 if part.keep.stop == len(ids) else 1)
-        rows.append(Row(number, columns, part.span.start, slice(start, stop)))
-    return rows
-
-
-def run_rows(
-    loaded: Loaded, rows: list[Row], run: Callable, batch_tokens: int, batch_size: int | None = None
-) -> Iterator[tuple[list[Row], torch.Tensor, torch.Tensor]]:
-    """
-    Batches of rows, the longest first: the rows, what `run` makes of their inputs in float32, and the mask of real
-    tokens (rows, longest).
-    """
-    lengths = [len(row) for row in rows]
-    takes_mask = loaded.is_ours or (bool(rows) and "attention_mask" in rows[0].columns)
-    for places in batches(lengths, batch_tokens, batch_size, mixed=takes_mask):
-        some = [rows[i] for i in places]
-        columns = {name: [row.columns[name] for row in some] for name in some[0].columns}
-        if loaded.is_ours and "attention_mask" not in columns:
-            columns["attention_mask"] = [np.ones(len(row), dtype=np.int64) for row in some]
-        inputs = to_inputs(columns, loaded.tokenizer, loaded.device)
-        with torch.inference_mode():
-            made = run(inputs).float()
-        mask = inputs.get("attention_mask")
-        mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
-        yield some, made, mask.bool()
 
 
 def _counting(rows: list[Row], mask: torch.Tensor, side: str) -> torch.Tensor:
