@@ -24,9 +24,10 @@ import numpy as np
 
 from ..atomic import write_whole
 from ..errors import RunFailed, UserError, run_verb
+from ..inference.pooling import POOLINGS
 from ..provenance import provenance
 from .checksums import tables_sha256
-from .embeddings import POOLINGS, load_embedder
+from .embeddings import embed_cached, load_embedder
 from .jobs import FIRST_SEED, slug
 from .outputs import output_folder
 from .records import PROBE, published_auroc
@@ -194,7 +195,6 @@ def probe(embedder, task: Task, gue: Path, shots: list[int | None], seeds: list[
     from rich.console import Console
     from rich.progress import Progress
 
-    from .embeddings import embed_cached
     from .one_run import read_task
 
     tables, problem = read_task(task, gue)

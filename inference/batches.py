@@ -27,8 +27,8 @@ def batches(lengths, budget: int, most: int | None = None, mixed: bool = True) -
     lengths = np.asarray(lengths)
     order, start = np.argsort(-lengths, kind="stable"), 0
     while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
-        end = start + max(1, budget // longest)
+        longest = int(lengths[order[start]])
+        end = start + max(1, budget // max(longest, 1))
         if most is not None:
             end = min(end, start + most)
         if not mixed:

@@ -11,11 +11,12 @@ and each has the vector that the window has for it in which it stands farther fr
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from ..architectures.models import TooManyTokens
+from ..architectures.models import PROBE, TooManyTokens
 from ..errors import UserError
 from ..genome.base_map import base_to_token
 from ..genome.strands import reverse_complement
@@ -101,11 +102,13 @@ class Embedding:
             "max_tokens": loaded.max_tokens,
         }
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Numbers of a vector."""
-        config = self.loaded.model.config
-        return getattr(config, "hidden_size", None) or config.d_model
+        if self.loaded.is_ours:
+            return self.loaded.model.config.hidden_size
+        # Configurations of other people's models do not agree on its name, nor tell it where strands are joined.
+        return self._pooled([PROBE], None).shape[1]
 
     def vectors(self, sequences: list[str], pairs: list[str] | None = None) -> np.ndarray:
         """
@@ -224,8 +227,7 @@ def _counting(rows: list[Row], mask: torch.Tensor, side: str) -> torch.Tensor:
 
 
 def _layer(loaded: Loaded, layer: int) -> int:
-    config = loaded.model.config
-    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "n_layer", None)
+    layers = _layers(loaded)
     if layers is None:
         if layer != -1:
             raise UserError(f"--layer {layer}: {loaded.architecture.name} does not say how many it has; leave it out.")
@@ -233,6 +235,11 @@ def _layer(loaded: Loaded, layer: int) -> int:
     if not -layers - 1 <= layer <= layers:
         raise UserError(f"--layer {layer}: the model has {layers} layers; give 0 (the embeddings) to {layers}.")
     return layer % (layers + 1)
+
+
+def _layers(loaded: Loaded) -> int | None:
+    config = loaded.model.config
+    return getattr(config, "num_hidden_layers", None) or getattr(config, "n_layer", None)
 
 
 def _up_to_layer(loaded: Loaded, layer: int) -> Callable[[dict], torch.Tensor]:
@@ -250,6 +257,6 @@ def _up_to_layer(loaded: Loaded, layer: int) -> Callable[[dict], torch.Tensor]:
                 model.encoder.layer = blocks
 
         return run
-    if layer in (-1, getattr(model.config, "num_hidden_layers", None)):
+    if layer in (-1, _layers(loaded)):
         return lambda inputs: model(**inputs)[0]
     return lambda inputs: model(**inputs, output_hidden_states=True).hidden_states[layer]

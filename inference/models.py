@@ -143,7 +143,7 @@ def _trained_encoder(name: str, architecture: Architecture, trusted: bool, optio
 
     def load():
         with checkpoint_errors(name):
-            return AutoModel.from_pretrained(name, trust_remote_code=remote, **options)
+            return _without_head(AutoModel.from_pretrained(name, trust_remote_code=remote, **options))
 
     return or_user_error(name, "an encoder", load)
 
@@ -160,9 +160,14 @@ def _random_encoder(name: str, architecture: Architecture, trusted: bool, option
 
     def build():
         config = AutoConfig.from_pretrained(name, trust_remote_code=remote)
-        return AutoModel.from_config(config, trust_remote_code=remote).to(options["dtype"])
+        return _without_head(AutoModel.from_config(config, trust_remote_code=remote)).to(options["dtype"])
 
     return or_user_error(name, "an encoder", build)
+
+
+def _without_head(model):
+    """The encoder: a repository's `auto_map` may name a masked language model as its AutoModel, as GENA-LM's does."""
+    return model.base_model
 
 
 def or_user_error(name: str, what: str, load: Callable):

@@ -49,7 +49,9 @@ class Pool:
         made = made.cpu().numpy()
         if self.vectors is None:
             fill = -np.inf if self.pooling == "max" else 0.0
-            self.vectors = np.full((len(self.counts), made.shape[1]), fill, dtype=np.float32)
+            # Sums of a chromosome's many windows lose digits in float32.
+            kind = np.float32 if self.pooling == "max" else np.float64
+            self.vectors = np.full((len(self.counts), made.shape[1]), fill, dtype=kind)
         (np.maximum if self.pooling == "max" else np.add).at(self.vectors, rows, made)
         np.add.at(self.counts, rows, weights)
 

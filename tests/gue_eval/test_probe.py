@@ -1,4 +1,4 @@
-"""`gue probe` on tiny networks and tables: pooling, batches, the cache, resuming, failures, and what is learnt."""
+"""`gue probe` on tiny networks and tables: vectors, the cache, resuming, failures, and what is learnt."""
 
 import random
 
@@ -10,9 +10,10 @@ from foreign_models import dnabert
 from dnabert2 import DNABert2ForMaskedLM, DNABert2Model
 from dnabert2.errors import UserError
 from dnabert2.gue_eval import embeddings, probe
-from dnabert2.gue_eval.embeddings import batches, embed_cached, load_embedder, pool
+from dnabert2.gue_eval.embeddings import embed_cached, load_embedder
 from dnabert2.gue_eval.probe import choose_strength, draw_shots, main, probe_vectors
 from dnabert2.gue_eval.records import load_records
+from dnabert2.inference.pooling import POOLINGS
 from dnabert2.tokenizer.files import OURS, load_tokenizer, write_tokenizer
 
 
@@ -62,36 +63,12 @@ def by_hand(folder, rows: list[str], pooling: str) -> np.ndarray:
     return np.stack(vectors)
 
 
-@pytest.mark.parametrize("pooling", embeddings.POOLINGS)
-def test_embeddings_are_those_of_single_sequences_whatever_the_batch(model, pooling, monkeypatch):
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_embeddings_are_those_of_single_sequences_whatever_the_batch(model, pooling):
     expected = by_hand(model, sequences(), pooling)
     for batch_size in (1, 5, 64):
         found = load_embedder(str(model), pooling=pooling, batch_size=batch_size).embed(sequences())
         assert found.dtype == np.float32 and found == pytest.approx(expected, abs=1e-4)
-    monkeypatch.setattr(embeddings, "BATCH_TOKENS", 20)  # as for sequences far longer than these
-    found = load_embedder(str(model), pooling=pooling, batch_size=64).embed(sequences())
-    assert found == pytest.approx(expected, abs=1e-4)
-
-
-def test_pooling_leaves_pads_out_on_either_side():
-    hidden = torch.tensor([[[9.0], [1.0], [3.0]], [[-5.0], [-1.0], [9.0]]])
-    mask = torch.tensor([[0, 1, 1], [1, 1, 0]])
-    assert {name: pool(hidden, mask, name)[:, 0].tolist() for name in embeddings.POOLINGS} == {
-        "mean": [2.0, -3.0],
-        "cls": [1.0, -5.0],
-        "max": [3.0, -1.0],
-    }
-
-
-def test_batches_are_bounded_in_tokens_and_complete(monkeypatch):
-    monkeypatch.setattr(embeddings, "BATCH_TOKENS", 100)
-    lengths = np.array([3, 90, 200, 30, 31, 5, 5, 30])
-    made = batches(lengths, 4, mixed=True)
-    assert sorted(np.concatenate(made)) == list(range(8))
-    assert all(len(rows) == 1 or len(rows) * lengths[rows].max() <= 100 for rows in made)
-    assert max(len(rows) for rows in made) > 1 and all(len(rows) <= 4 for rows in made)
-    equal = batches(lengths, 4, mixed=False)
-    assert sorted(np.concatenate(equal)) == list(range(8)) and all(len(set(lengths[rows])) == 1 for rows in equal)
 
 
 def test_the_cache_gives_what_was_computed_and_a_killed_run_goes_on(model, tmp_path, monkeypatch):
