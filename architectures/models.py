@@ -171,6 +171,37 @@ def load_classifier(
     return model
 
 
+def load_trained_classifier(name: str | Path, architecture: Architecture, trust_remote_code: bool = False, **kwargs):
+    """
+    A classifier as it was trained, with its head and its labels; arguments as `load_classifier`.
+
+    Raises:
+        UserError: as `load_classifier`, and if the head is not in the checkpoint.
+    """
+    name = locate(name)
+    loading = {"output_loading_info": True, **kwargs}
+    if architecture.code == "ours":
+        class_name = "DNABert2ForTokenClassification" if _labels_tokens(name) else "DNABert2ForSequenceClassification"
+        model, info = load_model(class_name, name, **loading)
+    else:
+        model, info = _load_foreign(name, architecture, {}, loading, trust_remote_code)
+    heads = head_modules(architecture, model)
+    lacking = sorted(key for key in info["missing_keys"] if any(in_module(key, head) for head in heads))
+    if lacking:
+        raise UserError(
+            f"{name}: its checkpoint has no trained classifier ({lacking[0]} is missing); give the output folder of "
+            "`dnabert2 finetune`."
+        )
+    _refuse_new_weights(name, architecture, model, info)
+    return model
+
+
+def _labels_tokens(name: str) -> bool:
+    config = _read_config(name)
+    trained_as = (config.get("architectures") or [""])[0]
+    return bool(config.get("bases_per_token")) or trained_as.endswith("ForTokenClassification")
+
+
 def _load_foreign(name: str, architecture: Architecture, values: dict, loading: dict, trust_remote_code: bool):
     described = _read_config(name)
     _check_trust(name, architecture, described, trust_remote_code)

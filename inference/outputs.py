@@ -16,6 +16,7 @@ from ..errors import UserError
 
 FORMATS = ("parquet", "dataset", "npy", "tsv", "jsonl")
 OF_SUFFIX = {".parquet": "parquet", ".npy": "npy", ".tsv": "tsv", ".jsonl": "jsonl", "": "dataset"}
+VCF = (".vcf", ".vcf.gz", ".vcf.bgz")
 KEY = b"dnabert2"  # of Parquet's metadata: model, settings and circumstances
 ROWS_OF_FILE = 1_000_000  # of a folder's files
 
@@ -33,6 +34,8 @@ def format_of(output: Path, name: str | None, stdout: str) -> str:
         return name or stdout
     if name is not None:
         return name
+    if output.name.endswith(VCF):
+        return "vcf"
     if output.suffix not in OF_SUFFIX:
         endings = ", ".join(suffix for suffix in OF_SUFFIX if suffix)
         raise UserError(f"{output}: its name says no format; end it in {endings}, or give --format.")

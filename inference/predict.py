@@ -1,0 +1,139 @@
+"""Predict with a fine-tuned model: classes with probabilities, numbers, or a class for every base.
+
+    dnabert2 predict --model runs/tata --input sequences.csv --output predictions.parquet
+    dnabert2 predict --model runs/tata --input genome.fa --output - --window 128 --overlap 16
+
+`--model` is the output folder of `dnabert2 finetune`, or any sequence classifier that it knows. A table's column
+`sequence2` holds the second sequences of pairs. Of labels of bases the columns hold lists, one entry a base. Started
+again, an interrupted run goes on where it was.
+"""
+
+import argparse
+import sys
+
+import pyarrow as pa
+
+from ..errors import UserError
+from ..genome.records import PAIR, BadRecord, Columns, Record, read_records
+from ..terminal import quiet_unless_terminal
+from ..tokenizer.policy import PolicyReport
+from .embed import normalised, run_ranked
+from .jobs import Job
+from .options import (
+    add_input_options,
+    add_model_options,
+    add_output_options,
+    add_window_options,
+    batch_tokens_of,
+    parser_of,
+    policy_of,
+)
+from .outputs import format_of, writer
+from .ranks import Ranks
+
+FORMATS = ("parquet", "dataset", "tsv", "jsonl")
+CHUNK_BASES = 500_000  # of labels of bases
+
+
+def predict(options: argparse.Namespace):
+    """Body of the verb."""
+    quiet_unless_terminal()
+    ranks, policy = Ranks.from_environment(), policy_of(options)
+    batch_tokens = batch_tokens_of(options)
+    form = format_of(options.output, options.format, "tsv")
+    if form not in FORMATS:
+        raise UserError(f"{options.output}: predictions are no vectors; choose {', '.join(FORMATS)}.")
+    records = read_records(
+        options.input,
+        fasta=options.fasta,
+        columns=Columns(options.sequence_column, options.pair_column, options.id_column),
+        only=options.input_format,
+    )
+
+    from .predicting import Predictor, load_predictor  # torch; options were found right without it
+
+    loaded = load_predictor(
+        options.model,
+        device=ranks.device(options.device),
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        trust_remote_code=options.trust_remote_code,
+    )
+    predictor = Predictor(
+        loaded,
+        window=options.window or None,
+        overlap=options.overlap if options.window else 0,
+        rc_average=options.rc_average,
+        batch_tokens=batch_tokens,
+    )
+    of_bases = predictor.kind.name == "base_classification"
+    if of_bases and policy.n != "keep":
+        raise UserError(f"--n {options.n} would shift the places of bases; leave it out.")
+    schema = predictor.kind.schema()
+    described = loaded.identity | {
+        "window": predictor.window,
+        "overlap": predictor.overlap,
+        "rc_average": predictor.rc_average,
+        "kind": predictor.kind.name,
+        "text": vars(policy),
+    }
+    job = Job(
+        options.output,
+        schema,
+        {"verb": "predict", **described},
+        options.skip_bad,
+        options.overwrite,
+        ranks,
+        **({"chunk_bases": CHUNK_BASES} if of_bases else {}),
+    )
+    job.check()
+    ranks.join()
+    report = PolicyReport(policy=policy)
+
+    def work(chunk: list[Record], collect):
+        good = _readable(normalised(chunk, policy, report, collect), loaded, collect)
+        if good:
+            pairs = None if good[0].pair is None else [record.pair for record in good]
+            columns = predictor.columns([record.sequence for record in good], pairs)
+            yield pa.table({"id": [record.id for record in good], **columns}, schema=schema)
+
+    job.run(records, work, writer(options.output, form, schema, described))
+    if ranks.is_first:
+        print(report.describe(), file=sys.stderr)
+
+
+def _readable(records: list[Record], loaded, collect) -> list[Record]:
+    """Those that are neither too long nor too short for a foreign model, and have a pair where others have one."""
+    from ..architectures.models import encode
+
+    good: list[Record] = []
+    for record in records:
+        try:
+            if good and (record.pair is None) != (good[0].pair is None):
+                raise UserError(
+                    "it has no second sequence and others have one, or the other way round; part the inputs"
+                )
+            if not loaded.is_ours:
+                pairs = None if record.pair is None else [record.pair]
+                encode(loaded.tokenizer, [record.sequence], pairs, loaded.architecture, loaded.max_tokens)
+            good.append(record)
+        except UserError as error:
+            collect(BadRecord(record.id, record.where, str(error)))
+    return good
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `predict` verb; returns the exit code."""
+    parser = parser_of(__doc__)
+    add_model_options(parser)
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code of the model's repository")
+    add_input_options(parser)
+    parser.add_argument("--pair_column", default=PAIR, help="of tables, second sequences, where there are any")
+    add_output_options(parser, FORMATS)
+    add_window_options(parser, 0, 0)
+    parser.add_argument("--rc_average", action="store_true", help="the mean over both strands")
+    return run_ranked(predict, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
