@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DNABert2Config": ".configuration_dnabert2",
+    "DNABert2Embedder": ".inference.embedder",
     "DNABert2ForMaskedLM": ".modeling_dnabert2",
     "DNABert2ForSequenceClassification": ".modeling_dnabert2",
     "DNABert2ForTokenClassification": ".modeling_dnabert2",

@@ -23,6 +23,7 @@ from ..errors import UserError, run_verb
 from ..remote_code import write_code
 from ..terminal import quiet_unless_terminal
 from .checkpoints import WEIGHT_FILES, check_tokenizer, load_checkpoint
+from .sentence_config import ARCHITECTURES, is_pooling, write_sentence_config
 
 ROOT = Path(__file__).parents[1]
 PIPELINE_TAGS = {
@@ -35,6 +36,9 @@ POOLER_NOTES = {
     True: "These weights include one; it means something only if a classifier was trained on it.",
     False: "These weights have none: that of a loaded encoder is new and random until fine-tuned.",
 }
+SENTENCE_NOTE = """
+With sentence-transformers these are `SentenceTransformer("{name}", trust_remote_code=True).encode(sequences)`.
+"""
 
 
 def export(checkpoint: str | Path, output: str | Path, overwrite: bool = False, check: bool = True) -> Path:
@@ -115,14 +119,18 @@ def write_folder(model, tokenizer_json: Path, folder: Path):
     write_tokenizer(tokenizer_json, folder)
     write_code(folder)
     write_whole(folder / "LICENSE", (ROOT / "LICENSE").read_text(encoding="utf-8"))
-    auto_class = _auto_class(type(model).__name__)
+    architecture = type(model).__name__
+    auto_class, embeds = _auto_class(architecture), architecture in ARCHITECTURES
+    if embeds:
+        write_sentence_config(folder, model.config.hidden_size)
     card = string.Template((Path(__file__).parent / "model_card.md").read_text(encoding="utf-8"))
     values = {
         "name": folder.name,
-        "architecture": type(model).__name__,
+        "architecture": architecture,
         "auto_class": auto_class,
         "pipeline_tag": PIPELINE_TAGS[auto_class],
         "pooler": POOLER_NOTES[any("pooler." in key for key in model.state_dict())],
+        "sentence_note": SENTENCE_NOTE.format(name=folder.name) if embeds else "",
     }
     write_whole(folder / "README.md", card.substitute(values))
 
@@ -150,7 +158,8 @@ def _check_output(output: Path, overwrite: bool):
             return
         if not overwrite:
             raise UserError(f"{output}: the folder is not empty; choose another --output or add --overwrite.")
-        if not (output / "config.json").is_file() or any(path.is_dir() for path in entries):
+        folders = [path for path in entries if path.is_dir()]
+        if not (output / "config.json").is_file() or not all(map(is_pooling, folders)):
             # A training run, a Git clone, a home folder: more than an export would be lost.
             raise UserError(f"{output}: not a plain Hub folder, so it is not overwritten; choose another --output.")
     elif output.exists():

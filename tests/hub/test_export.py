@@ -91,8 +91,11 @@ def test_folder_holds_all_that_a_repository_needs(exported, published):
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: fill-mask\n")
     assert "$" not in card and "AutoModelForMaskedLM.from_pretrained" in card and "These weights have none" in card
+    assert 'SentenceTransformer("DNABERT-2-tiny", trust_remote_code=True)' in card
     others = {"README.md", "LICENSE", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert {path.name for path in exported.iterdir()} == others | {path.name for path in exported.glob("*.py")}
+    others |= {"modules.json", "sentence_bert_config.json", "1_Pooling", "1_Pooling/config.json"}
+    found = {path.relative_to(exported).as_posix() for path in exported.rglob("*")}
+    assert found == others | {path.name for path in exported.glob("*.py")}
     assert not [path.name for path in exported.parent.iterdir() if path != exported]
 
 
@@ -134,6 +137,9 @@ def test_each_head_is_kept(model_class, published_name, named, prefix, build, va
     assert architecture_of(output) == model_class.__name__
     model = reload_equal(model_class, output, state)
     assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
+    embeds = model_class in (DNABert2Model, DNABert2ForMaskedLM)
+    assert (output / "modules.json").exists() == (output / "1_Pooling").exists() == embeds
+    assert ("SentenceTransformer(" in (output / "README.md").read_text()) == embeds
 
 
 def test_base_model_without_pooler_stays_without(build, variant, tmp_path):
@@ -286,6 +292,10 @@ def test_outputs_in_the_way(published, variant, tmp_path, capsys):
     shutil.copytree(published, run / "checkpoint-5")
     shutil.copyfile(published / "config.json", run / "config.json")
     assert "not a plain Hub folder" in refused(run, "--overwrite", checkpoint=run / "checkpoint-5")
+    more = tmp_path / "more"
+    export(published, more, check=False)
+    (more / "1_Pooling/notes.txt").write_text("mine")
+    assert "not a plain Hub folder" in refused(more, "--overwrite")
 
 
 def test_overwrite_replaces_a_hub_folder(published, tmp_path):
@@ -305,11 +315,11 @@ def test_interruption_leaves_nothing(published, tmp_path, monkeypatch):
 
     output = tmp_path / "out"
     export(published, output, check=False)
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     monkeypatch.setattr(export_module, "smoke_load", interrupt)
     assert main(["--checkpoint", str(published), "--output", str(output), "--overwrite"]) == 130
     assert main(["--checkpoint", str(published), "--output", str(tmp_path / "new")]) == 130
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
