@@ -14,6 +14,7 @@ import gzip
 import os
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +109,16 @@ class Reference:
         Bases `start` to `end`, 0-based and half-open, in the case of the file.
 
         Raises:
-            UserError: as `stretch`.
+            UserError: as `stretch`, and if the file is cut short there.
         """
         stretch = self.stretch(chrom, start, end)
-        return self._file.fetch(stretch.record, start - stretch.start, end - stretch.start)
+        verbosity = pysam.set_verbosity(0)
+        try:
+            return self._file.fetch(stretch.record, start - stretch.start, end - stretch.start)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path} is damaged or cut short ({error}); copy or download it again") from error
+        finally:
+            pysam.set_verbosity(verbosity)
 
 
 def parse_region(text: str) -> tuple[str, int, int]:
@@ -144,20 +151,29 @@ def _stretches(lengths: dict[str, int]) -> dict[str, list[Stretch]]:
 
 
 def _open(path: Path, scratch: Path) -> pysam.FastaFile:
-    index, bgzip_index = Path(f"{path}.fai"), Path(f"{path}.gzi")
     is_gzip, is_bgzip = _compression(path)
-    if not is_gzip or is_bgzip:
-        wanted = [index, bgzip_index] if is_bgzip else [index]
-        if not all(x.is_file() and x.stat().st_mtime >= path.stat().st_mtime for x in wanted):
-            try:
-                index, bgzip_index = _build_index(path, scratch, is_bgzip)
-            except pysam.SamtoolsError:  # lines of several lengths
-                is_gzip, is_bgzip = True, False
     if is_gzip and not is_bgzip:
-        path = _unpack(path, scratch)
-        index, bgzip_index = _build_index(path, scratch, False)
-    compressed = {"filepath_index_compressed": str(bgzip_index)} if is_bgzip else {}
-    return pysam.FastaFile(str(path), filepath_index=str(index), **compressed)
+        return _open_unpacked(path, scratch)
+    indices = [Path(f"{path}.fai"), Path(f"{path}.gzi")][: 1 + is_bgzip]
+    if all(index.is_file() and index.stat().st_mtime >= path.stat().st_mtime for index in indices):
+        # One that cannot be read is made anew.
+        with suppress(OSError, ValueError):
+            return _open_indexed(path, indices)
+    try:
+        indices = _build_index(path, scratch, is_bgzip)
+    except pysam.SamtoolsError:  # lines of several lengths
+        return _open_unpacked(path, scratch)
+    return _open_indexed(path, indices)
+
+
+def _open_indexed(path: Path, indices: list[Path]) -> pysam.FastaFile:
+    compressed = {"filepath_index_compressed": str(indices[1])} if len(indices) > 1 else {}
+    return pysam.FastaFile(str(path), filepath_index=str(indices[0]), **compressed)
+
+
+def _open_unpacked(path: Path, scratch: Path) -> pysam.FastaFile:
+    unpacked = _unpack(path, scratch)
+    return _open_indexed(unpacked, _build_index(unpacked, scratch, False))
 
 
 def _compression(path: Path) -> tuple[bool, bool]:
@@ -167,13 +183,13 @@ def _compression(path: Path) -> tuple[bool, bool]:
     return head[:2] == b"\x1f\x8b", head[:4] == b"\x1f\x8b\x08\x04" and head[12:14] == b"BC"
 
 
-def _build_index(path: Path, scratch: Path, is_bgzip: bool) -> tuple[Path, Path]:
+def _build_index(path: Path, scratch: Path, is_bgzip: bool) -> list[Path]:
     """Beside the file, where the next run finds it; in a read-only folder, in `scratch`."""
     _refuse_twins(path, is_bgzip)
-    made = scratch / "index.fai", scratch / "index.gzi"
+    made = [scratch / "index.fai", scratch / "index.gzi"][: 1 + is_bgzip]
     pysam.faidx(str(path), "--fai-idx", str(made[0]), *(["--gzi-idx", str(made[1])] if is_bgzip else []))
-    beside = Path(f"{path}.fai"), Path(f"{path}.gzi")
-    for here, there in list(zip(made, beside, strict=True))[: 1 + is_bgzip]:
+    beside = [Path(f"{path}{index.suffix}") for index in made]
+    for here, there in zip(made, beside, strict=True):
         partial = there.with_name(f"{there.name}.{os.getpid()}.tmp")
         try:
             partial.write_bytes(here.read_bytes())
@@ -195,7 +211,7 @@ def _refuse_twins(path: Path, is_bgzip: bool):
 
 def _unpack(path: Path, scratch: Path) -> Path:
     seen, unpacked = set(), scratch / "genome.fa"
-    with open(unpacked, "w", encoding="ascii", errors="replace") as handle:
+    with open(unpacked, "w", encoding="utf-8") as handle:
         for name, sequence in read_any_fasta(path):
             _note(name, seen, path)
             handle.write(f">{name}\n{sequence}\n")
