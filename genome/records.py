@@ -9,6 +9,7 @@ Nothing is held but the record at hand and eight bytes for each id, by which twi
 
 import gzip
 import hashlib
+import itertools
 import sys
 import zlib
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ NOT_BED = ("#", "track", "browser")
 class Record:
     """
     Attributes:
-        id: its name in the file; of a table without ids the number of its row, from 0; of BED its name or its place.
+        id: its name in the file; of tables without ids the number of its row, from 0, counted through all of them; of
+            BED its name or its place.
         sequence: as the file has it; of a BED line on the minus strand, the reverse complement.
         where: file and record, for messages.
         pair: a second sequence, of tables that have one.
@@ -94,15 +96,22 @@ def read_records(
         UserError: if an input is missing, of no kind that is known, or lacks a column. Files that turn out damaged
             further on end in a BadRecord.
     """
-    columns, seen = columns or Columns(), SeenIds()
     if not inputs:
         raise UserError("no input; give files of sequences, or - for standard input.")
-    for path in _files(inputs, only):
+    # Outside the generator: what is missing is said before any work.
+    return _read_files(_files(inputs, only), fasta, columns or Columns(), only)
+
+
+def _read_files(
+    paths: list[str], fasta: str | None, columns: Columns, only: str | None
+) -> Iterator[Record | BadRecord]:
+    seen, row_numbers = SeenIds(), itertools.count()
+    for path in paths:
         name = path.lower()
         if name.endswith(BED_SUFFIXES):
             found = _read_bed(path, fasta)
         elif name.endswith(TABLE_SUFFIXES) and only != "fasta":
-            found = _read_table(path, columns)
+            found = _read_table(path, columns, row_numbers)
         else:
             found = _read_fasta(path)
         for record in found:
@@ -153,7 +162,7 @@ def _read_fasta(path: str) -> Iterator[Record | BadRecord]:
         yield BadRecord("", f"{shown}, what follows record {number}", f"the file {message}")
 
 
-def _read_table(path: str, columns: Columns) -> Iterator[Record | BadRecord]:
+def _read_table(path: str, columns: Columns, row_numbers: Iterator[int]) -> Iterator[Record | BadRecord]:
     source = Source.of(path)
     present = column_names(source)
     if columns.sequence not in present:
@@ -166,28 +175,31 @@ def _read_table(path: str, columns: Columns) -> Iterator[Record | BadRecord]:
     has_id = columns.id in present
     has_pair = columns.pair is not None and columns.pair in present
     wanted = [columns.sequence, *([columns.pair] if has_pair else []), *([columns.id] if has_id else [])]
-    row = 0
+    rows = 0
     try:
-        for number, cells in read_rows(source, wanted):
-            where = f"{path}, {source.unit} {number}"
-            name = cells[-1] if has_id else row
-            row += 1
-            name = "" if name is None else str(name).strip()
+        for number, cells in read_rows(source, wanted, skip_bad=True):
+            where, rows = f"{path}, {source.unit} {number}", rows + 1
+            row_number = str(next(row_numbers))
+            if isinstance(cells, UserError):
+                yield BadRecord("", where, str(cells).removeprefix(f"{where}: "))
+                continue
+            name = ("" if cells[-1] is None else str(cells[-1]).strip()) if has_id else row_number
             if not name:
                 yield BadRecord("", where, f"the column {columns.id} is empty; fill it in")
                 continue
+            where = f"{where} ({name})" if has_id else where
             texts = cells[: 1 + has_pair]
             wrong = next((cell for cell in texts if not isinstance(cell, str | None)), None)
             if wrong is not None:
                 yield BadRecord(name, where, f"the sequence is {str(wrong)[:60]!r}, which is no text")
                 continue
             texts = [(cell or "").strip() for cell in texts]
-            yield Record(name, texts[0], f"{where} ({name})" if has_id else where, texts[1] if has_pair else None)
+            yield Record(name, texts[0], where, texts[1] if has_pair else None)
     except UserError as error:
-        if row == 0:
+        if rows == 0:
             raise
         message = str(error).removeprefix(path).lstrip(":, ")
-        yield BadRecord("", f"{path}, what follows row {row}", message)
+        yield BadRecord("", f"{path}, what follows row {rows}", f"the file {message}")
 
 
 def _read_bed(path: str, fasta: str | None) -> Iterator[Record | BadRecord]:
@@ -195,7 +207,8 @@ def _read_bed(path: str, fasta: str | None) -> Iterator[Record | BadRecord]:
         raise UserError(f"{path}: BED names places in a genome; give that with --fasta.")
     reference, number = Reference(fasta), 0
     try:
-        with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as handle:
+        opener = gzip.open if path.lower().endswith(".gz") else open
+        with opener(path, "rt", encoding="utf-8") as handle:
             for number, line in enumerate(handle, 1):
                 if line.strip() and not line.startswith(NOT_BED):
                     yield _bed_record(line.rstrip("\r\n"), f"{path}, line {number}", reference)

@@ -45,14 +45,14 @@ class Source:
         path = Path(path)
         if not path.is_file():
             raise UserError(f"{path}: no such file.")
-        if not path.name.endswith(SUFFIXES):
+        if not path.name.lower().endswith(SUFFIXES):
             raise UserError(f"{path}: is no table by its name; it must end in one of {', '.join(SUFFIXES)}.")
         return cls(str(path), path)
 
     @property
     def form(self) -> str:
         """The file's ending without .gz; empty for a data set."""
-        return Path(self.path.name.removesuffix(".gz")).suffix if self.path else ""
+        return Path(self.path.name.lower().removesuffix(".gz")).suffix if self.path else ""
 
     @property
     def unit(self) -> str:
@@ -86,48 +86,61 @@ def column_names(source: Source) -> list[str]:
         return table.schema_arrow.names if source.path else table.column_names
 
 
-def read_rows(source: Source, columns: list[str]) -> Iterator[tuple[int, list]]:
+def read_rows(
+    source: Source, columns: list[str], skip_bad: bool = False
+) -> Iterator[tuple[int, list]] | Iterator[tuple[int, list | UserError]]:
     """
     Yield line (of text) or row number, from 1, and the cells of `columns`, which must be there; None where empty.
+
+    Args:
+        skip_bad: give a line that is no row as the error that it is, and go on behind it.
 
     Raises:
         UserError: naming file and line, if something cannot be read.
     """
     if source.form in DELIMITERS:
-        yield from _read_csv(source, columns)
+        yield from _read_csv(source, columns, skip_bad)
     elif source.form in JSON_LINES:
-        for number, row in _json_lines(source):
-            yield number, [row.get(name) for name in columns]
+        for number, row in _json_lines(source, skip_bad):
+            yield number, row if isinstance(row, UserError) else [row.get(name) for name in columns]
     else:
         yield from _read_arrow(source, columns)
 
 
-def _read_csv(source: Source, columns: list[str]) -> Iterator[tuple[int, list]]:
+def _read_csv(source: Source, columns: list[str], skip_bad: bool) -> Iterator[tuple[int, list | UserError]]:
     with _text(source) as handle, _long_cells():
-        lines = _csv_lines(source, handle)
+        lines = _csv_lines(source, handle, skip_bad)
         header = [name.strip() for name in next(lines)[1]]
         places = [header.index(name) for name in columns]
         for number, row in lines:
-            if not row:
-                continue
-            if len(row) != len(header):
+            if isinstance(row, UserError):
+                yield number, row
+            elif len(row) == len(header):
+                yield number, [row[place] for place in places]
+            elif row:
                 counts = f"{len(row)} fields where the header has {len(header)}"
-                raise UserError(f"{source.name}, line {number}: {counts}; mend the row.")
-            yield number, [row[place] for place in places]
+                error = UserError(f"{source.name}, line {number}: {counts}; mend the row.")
+                if not skip_bad:
+                    raise error
+                yield number, error
 
 
-def _csv_lines(source: Source, handle) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(source: Source, handle, skip_bad: bool = False) -> Iterator[tuple[int, list[str] | UserError]]:
     reader = csv.reader(handle, delimiter=DELIMITERS[source.form], strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(
-            f"{source.name}, line {reader.line_num}: is no well-formed {source.form} text ({error}); mend the row."
-        ) from error
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            place = f"{source.name}, line {reader.line_num}"
+            row = UserError(f"{place}: is no well-formed {source.form} text ({error}); mend the row.")
+            if not skip_bad:
+                raise row from error
+        if row is None:
+            return
+        yield reader.line_num, row
 
 
-def _json_lines(source: Source) -> Iterator[tuple[int, dict]]:
+def _json_lines(source: Source, skip_bad: bool = False) -> Iterator[tuple[int, dict | UserError]]:
     with _text(source) as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
@@ -138,16 +151,18 @@ def _json_lines(source: Source) -> Iterator[tuple[int, dict]]:
                 row = error
             if not isinstance(row, dict):
                 reason = f" ({row})" if isinstance(row, ValueError) else ""
-                raise UserError(
+                row = UserError(
                     f"{source.name}, line {number}: is no JSON object{reason}; write one object a line, such as "
                     '{"sequence": "ACGT", "label": 0}.'
                 )
+                if not skip_bad:
+                    raise row
             yield number, row
 
 
 @contextmanager
 def _text(source: Source):
-    opener = gzip.open if source.path.suffix == ".gz" else open
+    opener = gzip.open if source.path.suffix.lower() == ".gz" else open
     try:
         with opener(source.path, "rt", newline="", encoding="utf-8-sig") as handle:
             yield handle
