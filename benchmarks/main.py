@@ -14,11 +14,14 @@ import importlib
 import sys
 
 from ..errors import run_verb
+from ..terminal import quiet_unless_terminal
 from .options import (
     Formatter,
     add_attention_options,
     add_bits_options,
+    add_brca1_options,
     add_demo_options,
+    add_embed_options,
     add_encoder_options,
     add_kernels_options,
     add_length_options,
@@ -64,6 +67,18 @@ BENCHMARKS = {
         "non-overlapping k-mers: tokens a base, FLOPs, what neighbours tell of a masked token, and what one edited "
         "base does to the others.",
     ),
+    "embed": (
+        add_embed_options,
+        "sequences/s of embedding, beside the published code's way of doing it",
+        "Sequences/s of embedding real sequences of mixed length, beside padded batches in input order as the "
+        "published code has them, and what tokenization takes of it.",
+    ),
+    "brca1": (
+        add_brca1_options,
+        "variant scores against saturation genome editing of BRCA1",
+        "AUROC of loss-of-function variants of BRCA1 against functional ones by the scores of a model, beside what "
+        "needs no model.",
+    ),
     "length": (
         add_length_options,
         "bits per base of held-out sequence, at the training length and beyond",
@@ -78,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # What measures imports torch; --help has been answered by now.
     module = importlib.import_module(options.module, __package__)
+    quiet_unless_terminal()
     try:
         return run_verb(module.run, options)
     except getattr(module, "GateError", ()) as error:

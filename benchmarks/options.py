@@ -270,3 +270,35 @@ def add_length_options(parser: argparse.ArgumentParser):
     add("--dtype", "precision of the models: float32, bfloat16, float16, or auto", default="float32")
     add("--seed", "of the choice of stretches and of the masks", type=int, default=0)
     add("--output", "JSON file to write, and a plot of its name beside it; a table is printed in any case", type=Path)
+
+
+def add_embed_options(parser: argparse.ArgumentParser):
+    """Options of `bench embed`."""
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, help="sequences, or BED with --fasta; their lengths are what is measured")
+    add("--fasta", help="the genome that BED files refer to")
+    add("--sequences", type=int, default=128, help="how many, spread evenly over the input")
+    add("--model", help="checkpoint; by default the published size with random weights")
+    add("--dtypes", nargs="+", default=["float32", "bfloat16"], help="precisions of our ways")
+    add("--batch_size", type=int, default=32, help="sequences of a batch of the published way")
+    add("--window", type=int, default=512, help="tokens of a window")
+    add("--overlap", type=int, default=64, help="tokens that windows share")
+    add("--repetitions", type=int, default=3, help="rounds; each runs every way once")
+    add("--warmup", type=int, default=0, help="unmeasured rounds; vectors are compared before in any case")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add("--output", type=Path, help="JSON file to write; a table is printed in any case")
+
+
+def add_brca1_options(parser: argparse.ArgumentParser):
+    """Options of `bench brca1`."""
+    add = parser.add_argument
+    add("--model", default="mini", help="pretrained checkpoint")
+    add("--variants", type=Path, required=True, help="the experiment's table, tab-separated, with hg19 positions")
+    add("--fasta", required=True, help="hg19, or its part around BRCA1")
+    add("--scores", nargs="+", default=["llr", "pseudo_likelihood", "embedding"], help="of score-variants")
+    add("--context", type=int, default=300, help="bases on either side")
+    add("--limit", type=int, help="variants, about, spread evenly over the table; all if not given")
+    add("--resamples", type=int, default=1000, help="of the bootstrap over positions")
+    add("--dtype", default="float32", help="precision of the model")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add("--output", type=Path, help="JSON file to write; a table is printed in any case")

@@ -16,6 +16,8 @@ from ..atomic import write_whole
 from ..errors import UserError, run_verb
 from . import gue_tables
 from .goals import number
+from .inference_tables import brca1, embed
+from .markdown import join, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY_FOLDER = "benchmarks/results"  # as the README links to it
@@ -115,7 +117,7 @@ def encoder(result: dict) -> str:
         )
     if len(directions) > 1:
         titles = ["direction", *titles]
-    return _join(_goals(result), _markdown(titles, "l" * (len(titles) - 3) + "rrr", cells))
+    return join(_goals(result), markdown(titles, "l" * (len(titles) - 3) + "rrr", cells))
 
 
 def attention(result: dict, layouts=("equal",), directions=("forward", "backward")) -> str:
@@ -132,8 +134,8 @@ def attention(result: dict, layouts=("equal",), directions=("forward", "backward
         cells = [row for row in cells if any(row[1:])]
         if cells:
             titles = [f"{direction}, {layout}: TFLOP/s", *(f"{length:,}" for length in lengths)]
-            tables.append(_markdown(titles, "l" + "r" * len(lengths), cells))
-    return _join(*tables, *_skipped_shares(result))
+            tables.append(markdown(titles, "l" + "r" * len(lengths), cells))
+    return join(*tables, *_skipped_shares(result))
 
 
 def report(result: dict) -> str:
@@ -142,7 +144,7 @@ def report(result: dict) -> str:
         text = attention(result, result["layouts"], result["directions"])
     else:
         text = encoder(result)
-    return _join(text, "\n".join(f"{x}." for x in _reasons(result)))
+    return join(text, "\n".join(f"{x}." for x in _reasons(result)))
 
 
 def _speed(rows: list[dict]) -> str:
@@ -163,7 +165,7 @@ def _skipped_shares(result: dict) -> list[str]:
         shares = [[x["norms"]["computed_share"][mode] for x in problems if x["length"] == n] for n in lengths]
         flat = [[share for heads in found for share in heads] for found in shares]
         cells.append([mode, *(f"{100 * sum(found) / len(found):.3g}" for found in flat)])
-    return [_markdown(["% computed with skip=", *(f"{n:,}" for n in lengths)], "l" + "r" * len(lengths), cells)]
+    return [markdown(["% computed with skip=", *(f"{n:,}" for n in lengths)], "l" + "r" * len(lengths), cells)]
 
 
 def _goals(result: dict) -> str:
@@ -173,7 +175,7 @@ def _goals(result: dict) -> str:
         for x in result.get("goals", [])
         if x["measured"] is not None
     ]
-    return _markdown(["goal", "target", "measured", "at", "status"], "llrll", cells) if cells else ""
+    return markdown(["goal", "target", "measured", "at", "status"], "llrll", cells) if cells else ""
 
 
 def _unmeasured(result: dict) -> str:
@@ -187,10 +189,6 @@ def _reasons(result: dict) -> list[str]:
     return list(dict.fromkeys(f"{x['variant']}: {x['reason']}" for x in rows))
 
 
-def _join(*tables: str) -> str:
-    return "\n\n".join(table for table in tables if table)
-
-
 def demo(result: dict) -> str:
     """Markdown for a result of `dnabert2 bench demo`."""
     titles = ["start", "parameters", "training, seconds", "test MCC", "test F1", "test accuracy"]
@@ -202,7 +200,7 @@ def demo(result: dict) -> str:
             f"{x['mean']:.3f}" + ("" if s is None else f" ± {s:.3f}") for x, s in zip(scores, spread, strict=True)
         ]
         cells.append([row["start"], f"{row['parameters']:,}", f"{row['train_seconds']:,.0f}", *shown])
-    return _join(_markdown(titles, "lrrrrr", cells), f"Mean and standard deviation of {result['seeds']} seeds.")
+    return join(markdown(titles, "lrrrrr", cells), f"Mean and standard deviation of {result['seeds']} seeds.")
 
 
 def pretraining(result: dict) -> str:
@@ -220,7 +218,7 @@ def pretraining(result: dict) -> str:
         "held-out loss",
         "accuracy, %",
     ]
-    return _markdown([*titles, "bits per base"], "r" * len(rows[0]), rows)
+    return markdown([*titles, "bits per base"], "r" * len(rows[0]), rows)
 
 
 def _pretraining_row(run: dict) -> list[str]:
@@ -250,7 +248,7 @@ def bits(result: dict) -> str:
             order = f" ({row[key]['order']})" if "order" in row[key] else ""
             shown.append(f"{row[key]['bits_per_base']:.3f}{order}")
         cells.append([row["group"], f"{row['bases']:,}", *shown])
-    return _markdown(titles, "l" + "r" * (len(titles) - 1), cells)
+    return markdown(titles, "l" + "r" * (len(titles) - 1), cells)
 
 
 def vocab(result: dict) -> str:
@@ -289,7 +287,7 @@ def vocab(result: dict) -> str:
         f"measured on {text['held_out_windows']:,} other windows of {settings['window']:,} bases, edits on {edited:,} "
         f"of them; {100 * settings['masking']:g} % of the tokens are masked."
     )
-    return _join(_markdown(titles, "l" + "r" * (len(titles) - 1), cells), note)
+    return join(markdown(titles, "l" + "r" * (len(titles) - 1), cells), note)
 
 
 def length(result: dict) -> str:
@@ -307,12 +305,7 @@ def length(result: dict) -> str:
         cells.append([model["model"], model["positions"], *shown, change])
     change = f"{lengths[-1]:,} against {lengths[0]:,}"
     titles = ["bits per base", "positions", *(f"{n:,}" for n in lengths), change]
-    return _markdown(titles, "ll" + "r" * (len(lengths) + 1), cells)
-
-
-def _markdown(titles: list[str], alignment: str, rows: list[list[str]]) -> str:
-    rule = ["---:" if letter == "r" else "---" for letter in alignment]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, rule, *rows])
+    return markdown(titles, "ll" + "r" * (len(lengths) + 1), cells)
 
 
 def _origin(provenance: dict, name: str) -> str:
@@ -335,6 +328,8 @@ TABLES = {
     "bits": bits,
     "vocab": vocab,
     "length": length,
+    "embed-*": embed,
+    "brca1": brca1,
 }
 
 

@@ -81,7 +81,11 @@ class _Piece:
 
 
 def _encode(tokenizer, texts: list[str]) -> list[Tokens]:
-    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    backend = tokenizer.backend_tokenizer
+    # Left there by whoever called the tokenizer last; transformers sets both again for every call of its own.
+    backend.no_padding()
+    backend.no_truncation()
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
     return [
         Tokens(np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int64).reshape(-1, 2)[:, 1])
         for e in encodings

@@ -160,3 +160,12 @@ def test_windows_by_hand():
     ]
     with pytest.raises(ValueError, match="an overlap of 6 leaves nothing of windows of 6"):
         split(10, 6, 6)
+
+
+def test_what_the_tokenizer_was_told_before_does_not_matter():
+    """transformers leaves padding and truncation of its last call in the tokenizer that it shares."""
+    tokenizer, texts = load_tokenizer(OURS), ["ACGTTGCA" * 9, "GATTACA"]
+    before = [tokens.ids.tolist() for tokens in tokenize(tokenizer, texts)]
+    tokenizer(texts, padding=True, truncation=True, max_length=4)
+    assert [tokens.ids.tolist() for tokens in tokenize(tokenizer, texts)] == before
+    assert [len(ids) for ids in tokenizer(texts, padding=True)["input_ids"]] == [len(before[0]) + 2] * 2
