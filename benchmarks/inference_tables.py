@@ -27,7 +27,7 @@ def embed(result: dict) -> str:
         f"{texts['count']:,} sequences of {texts['median']:,.0f} bases in the median, at most {texts['longest']:,}; "
         f"{texts['tokens']:,} tokens, {padded:.2f} times as many with the pads of batches of {result['batch_size']} "
         f"in input order; {result['parameters']:,} parameters; windows of {result['window']} tokens. Tokenization "
-        f"takes {tokenization['seconds']:.2f} s of that; Mb/s of texts of a length, one by one and in pieces: {speeds}."
+        f"takes {tokenization['seconds']:.2f} s; Mb/s of texts of a length, one by one and in pieces: {speeds}."
     )
     return f"{markdown(titles, 'lrrrr', cells)}\n\n{note}"
 
