@@ -16,7 +16,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ..architectures.models import PROBE, TooManyTokens
+from ..architectures.encoding import TooManyTokens
+from ..architectures.models import PROBE
 from ..errors import UserError
 from ..genome.base_map import base_to_token
 from ..genome.strands import reverse_complement

@@ -13,13 +13,8 @@ from typing import Any
 
 import torch
 
-from ..architectures.models import (
-    architecture_of,
-    fit_tokenizer,
-    hub_commit,
-    load_any_tokenizer,
-    max_tokens,
-)
+from ..architectures.encoding import fit_tokenizer, max_tokens
+from ..architectures.models import architecture_of, hub_commit, load_any_tokenizer
 from ..architectures.rows import Architecture
 from ..bert_layers.checkpoints import checkpoint_errors
 from ..bundled import locate

@@ -104,7 +104,7 @@ def predict(options: argparse.Namespace):
 
 def _readable(records: list[Record], loaded, collect) -> list[Record]:
     """Those that are neither too long nor too short for a foreign model, and have a pair where others have one."""
-    from ..architectures.models import encode
+    from ..architectures.encoding import encode
 
     good: list[Record] = []
     for record in records:

@@ -15,13 +15,8 @@ import pyarrow as pa
 import torch
 
 from ..architectures.adapters import BASE_FILE, load_adapted
-from ..architectures.models import (
-    architecture_of,
-    fit_tokenizer,
-    load_any_tokenizer,
-    load_trained_classifier,
-    max_tokens,
-)
+from ..architectures.encoding import fit_tokenizer, max_tokens
+from ..architectures.models import architecture_of, load_any_tokenizer, load_trained_classifier
 from ..bundled import locate
 from ..errors import UserError
 from ..genome.base_map import scatter_base_logits, spread

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..architectures.models import encode
+from ..architectures.encoding import encode
 from ..errors import UserError
 from ..genome.windows import split, tokenize
 from .batches import batches, to_inputs

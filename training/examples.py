@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from ..architectures.models import encode
+from ..architectures.encoding import encode
 from ..architectures.rows import Architecture
 from ..errors import UserError
 from ..genome.base_map import gather_base_labels, token_spans

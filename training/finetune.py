@@ -23,7 +23,8 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, set_see
 from transformers.utils import logging
 
 from ..architectures.adapters import add_lora, freeze_backbone, trainable
-from ..architectures.models import architecture_of, fit_tokenizer, load_any_tokenizer, load_classifier, max_tokens
+from ..architectures.encoding import fit_tokenizer, max_tokens
+from ..architectures.models import architecture_of, load_any_tokenizer, load_classifier
 from ..architectures.rows import Architecture, match_architecture
 from ..bundled import locate
 from ..configuration_dnabert2 import DNABert2Config

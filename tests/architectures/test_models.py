@@ -18,18 +18,14 @@ from transformers import (
 
 from dnabert2 import DNABert2ForMaskedLM
 from dnabert2.architectures.adapters import add_lora
+from dnabert2.architectures.encoding import TooManyTokens, encode, fit_tokenizer, max_tokens, prepare_text
 from dnabert2.architectures.models import (
-    TooManyTokens,
     architecture_of,
-    encode,
-    fit_tokenizer,
     head_modules,
     in_module,
     load_any_tokenizer,
     load_classifier,
     lora_targets,
-    max_tokens,
-    prepare_text,
 )
 from dnabert2.architectures.rows import Architecture, match_architecture
 from dnabert2.errors import UserError

@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 
 from dnabert2 import DNABert2ForMaskedLM
 from dnabert2.architectures.adapters import load_adapted
-from dnabert2.architectures.models import architecture_of, encode, load_any_tokenizer
+from dnabert2.architectures.encoding import encode
+from dnabert2.architectures.models import architecture_of, load_any_tokenizer
 from dnabert2.architectures.shared_weights import save_apart
 from dnabert2.cli import main
 from dnabert2.tokenizer.files import OURS, write_tokenizer
