@@ -6,6 +6,8 @@
     (spans,) = token_spans(tokenizer, sequence)        # [CLS] (-1, -1), ACGT (0, 4), [UNK] (4, 5), ...
     base_to_token(spans, len(sequence))                # 1 1 1 1 2 3 4 4 4 4
     spread(scores_of_tokens, spans, len(sequence))     # the same scores, one a base
+    share(attributions, spans, len(sequence))          # divided among the bases, so that their sum stays
+    mean_of_bases(conservation, spans)                 # the other way: a track of bases, one value a token
 
 Spans are half-open, count bases of the text the tokenizer was given, from 0, and come one a token of the model's
 input: a special token, padding too, has (-1, -1). An [UNK] that stands for letters has their span. Bases that no token
@@ -85,6 +87,66 @@ def spread(token_values: np.ndarray, spans: np.ndarray, length: int) -> np.ndarr
     _same_tokens(token_values, spans, "token_values")
     tokens, bases, _ = _pairs(spans, length)
     return _means(token_values[tokens], bases, length)
+
+
+def share(token_values: np.ndarray, spans: np.ndarray, length: int) -> np.ndarray:
+    """
+    Divide what tokens have among their bases evenly: what bases have together is what tokens had, special ones aside.
+
+    For attributions and attention, of which a longer token has no more because it is longer.
+
+    Args:
+        token_values: (tokens, ...).
+        spans: (tokens, 2).
+
+    Returns:
+        (length, ...) float64; 0 where no token is, and sums where tokens overlap.
+    """
+    token_values = np.asarray(token_values, dtype=np.float64)
+    _same_tokens(token_values, spans, "token_values")
+    tokens, bases, _ = _pairs(spans, length)
+    sizes = np.diff(np.asarray(spans), axis=1)[tokens].reshape(-1, *[1] * (token_values.ndim - 1))
+    found = np.zeros((length, *token_values.shape[1:]))
+    np.add.at(found, bases, token_values[tokens] / sizes)
+    return found
+
+
+def attention_of_bases(attention: np.ndarray, spans: np.ndarray, length: int) -> np.ndarray:
+    """
+    An attention map between tokens as one between bases.
+
+    Args:
+        attention: (..., tokens, tokens), each query's weights on all keys, as `output_attentions` gives them.
+        spans: (tokens, 2).
+
+    Returns:
+        (..., length, length) float64: a base looks as its token does, and shares what its token is given with the
+        token's other bases, so that a row sums to what its token gave to tokens that are not special.
+    """
+    attention = np.asarray(attention, dtype=np.float64)
+    by_key = share(np.moveaxis(attention, -1, 0), spans, length)  # (keys in bases, ..., queries)
+    by_query = spread(np.moveaxis(by_key, -1, 0), spans, length)  # (queries in bases, keys in bases, ...)
+    return np.moveaxis(by_query, (0, 1), (-2, -1))
+
+
+def mean_of_bases(base_values: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """
+    Give every token the mean of its bases: the way back of `spread`, for tracks such as conservation.
+
+    Args:
+        base_values: (bases, ...).
+        spans: (tokens, 2).
+
+    Returns:
+        (tokens, ...) float64; NaN for special tokens.
+    """
+    base_values = np.asarray(base_values, dtype=np.float64)
+    tokens, bases, _ = _pairs(spans, len(base_values))
+    sums = np.zeros((len(spans), *base_values.shape[1:]))
+    np.add.at(sums, tokens, base_values[bases])
+    counts = np.bincount(tokens, minlength=len(spans)).astype(float)
+    counts[counts == 0] = np.nan
+    return sums / counts.reshape(-1, *[1] * (base_values.ndim - 1))
 
 
 def gather_base_labels(

@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 
 from dnabert2.errors import UserError
 from dnabert2.genome.base_map import (
+    attention_of_bases,
     base_to_token,
     batch_spans,
     gather_base_labels,
     longest_token,
+    mean_of_bases,
     scatter_base_logits,
+    share,
     spread,
     token_spans,
 )
@@ -74,6 +77,35 @@ def test_labels_of_bases_come_back(name, sequence, data):
     assert np.allclose(spread(values, spans, size), means, rtol=1e-12)
     if name in PARTITIONS:
         assert np.array_equal(spread(values, spans, size), values[owner])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(sequence=DNA, seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_attributions_attention_and_tracks(name, sequence, seed):
+    """Sums of attributions and of rows of attention stay; a track goes to tokens and back where it is flat on them."""
+    (spans,) = token_spans(TOKENIZERS[name], sequence)
+    size, draw = len(sequence), np.random.default_rng(seed)
+    real = spans[:, 0] >= 0
+    values = draw.normal(size=(len(spans), 2))
+    shared = share(values, spans, size)
+    assert shared.shape == (size, 2) and np.allclose(shared.sum(axis=0), values[real].sum(axis=0), atol=1e-9)
+    assert np.allclose(shared[0], sum(v / (e - s) for v, (s, e) in zip(values, spans, strict=True) if s == 0))
+
+    attention = draw.random((3, len(spans), len(spans)))
+    attention /= attention.sum(axis=-1, keepdims=True)
+    mapped = attention_of_bases(attention, spans, size)
+    assert mapped.shape == (3, size, size)
+    owner = base_to_token(spans, size)
+    if name in PARTITIONS:
+        assert np.allclose(mapped.sum(axis=-1), attention[:, owner][..., real].sum(axis=-1))
+        lengths = (spans[:, 1] - spans[:, 0])[owner]
+        assert np.allclose(mapped, attention[:, owner][..., owner] / lengths)
+
+        track = values[owner, 0]
+        assert np.allclose(mean_of_bases(track, spans)[real], values[real, 0])
+    means = mean_of_bases(np.arange(size), spans)
+    assert np.isnan(means[~real]).all() and np.allclose(means[real], (spans[real].sum(axis=1) - 1) / 2)
 
 
 def test_a_batch_and_its_padding():
