@@ -19,7 +19,6 @@ import torch
 from ..architectures.encoding import TooManyTokens
 from ..architectures.models import PROBE
 from ..errors import UserError
-from ..genome.base_map import base_to_token
 from ..genome.strands import reverse_complement
 from ..genome.windows import Tokens, tokenize
 from .batches import default_batch_tokens
@@ -145,11 +144,12 @@ class Embedding:
         for i, sequence in enumerate(sequences):
             yield from self._tokens_of(i, sequence)
 
-    def _tokens_of(self, number: int, sequence: str) -> Iterator[TokenVectors]:
+    def _tokens_of(self, number: int, sequence: str, backwards: bool = False) -> Iterator[TokenVectors]:
         (tokens,) = tokenize(self.loaded.tokenizer, [sequence])
         spans, rows = tokens.spans, self._windows(number, tokens)
         per_turn = max(1, AT_ONCE // max(map(len, rows)))
-        for first in range(0, len(rows), per_turn):
+        turns = range(0, len(rows), per_turn)
+        for first in reversed(turns) if backwards else turns:
             some = rows[first : first + per_turn]
             low, high = some[0].first + some[0].keep.start - 1, some[-1].first + some[-1].keep.stop - 1
             low, high = max(low, 0), min(high, len(tokens))
@@ -171,26 +171,28 @@ class Embedding:
         """
         self._only_ours("bases")
         for i, sequence in enumerate(sequences):
-            if self.rc_average:
-                yield from self._bases_of_both_strands(i, sequence)
-                continue
-            for part in self._tokens_of(i, sequence):
-                owner = np.repeat(np.arange(len(part.spans)), part.spans[:, 1] - part.spans[:, 0])
-                first = int(part.spans[0, 0])
-                for start in range(0, len(owner), BASES_AT_ONCE):
-                    yield i, first + start, part.vectors[owner[start : start + BASES_AT_ONCE]]
+            first = 0
+            for vectors in self._bases_of(i, sequence):
+                yield i, first, vectors
+                first += len(vectors)
 
-    def _bases_of_both_strands(self, number: int, sequence: str) -> Iterator[tuple[int, int, np.ndarray]]:
-        strands, length = [], len(sequence)
-        for text in (sequence, reverse_complement(sequence)):
-            parts = list(self._tokens_of(number, text))
-            owner = base_to_token(np.concatenate([part.spans for part in parts]), length)
-            strands.append((np.concatenate([part.vectors for part in parts]), owner))
-        (vectors, owner), (other_vectors, other_owner) = strands
-        other_owner = other_owner[::-1]
-        for start in range(0, length, BASES_AT_ONCE):
-            some = slice(start, start + BASES_AT_ONCE)
-            yield number, start, (vectors[owner[some]] + other_vectors[other_owner[some]]) / 2
+    def _bases_of(self, number: int, sequence: str) -> Iterator[np.ndarray]:
+        own = _in_runs(self._bases_of_strand(number, sequence))
+        if not self.rc_average:
+            yield from own
+            return
+        other = _in_runs(self._bases_of_strand(number, sequence, is_other=True))
+        for vectors, other_vectors in zip(own, other, strict=True):
+            yield (vectors + other_vectors) / 2
+
+    def _bases_of_strand(self, number: int, sequence: str, is_other: bool = False) -> Iterator[np.ndarray]:
+        """In the order of the sequence's bases, read on its own strand or on the other one."""
+        text = reverse_complement(sequence) if is_other else sequence
+        for part in self._tokens_of(number, text, backwards=is_other):
+            owner = np.repeat(np.arange(len(part.spans)), part.spans[:, 1] - part.spans[:, 0])
+            owner = owner[::-1] if is_other else owner
+            for start in range(0, len(owner), BASES_AT_ONCE):
+                yield part.vectors[owner[start : start + BASES_AT_ONCE]]
 
     def _only_ours(self, what: str):
         if not self.loaded.is_ours:
@@ -216,6 +218,18 @@ class Embedding:
         """Batches of rows, their states (rows, longest, hidden) in float32, and which of them are real."""
         run = _up_to_layer(self.loaded, self.layer)
         yield from run_rows(self.loaded, rows, run, self.batch_tokens, self.batch_size)
+
+
+def _in_runs(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same rows, BASES_AT_ONCE at a time."""
+    rest = None
+    for part in parts:
+        rest = part if rest is None else np.concatenate([rest, part])
+        while len(rest) >= BASES_AT_ONCE:
+            yield rest[:BASES_AT_ONCE]
+            rest = rest[BASES_AT_ONCE:]
+    if rest is not None and len(rest):
+        yield rest
 
 
 def _counting(rows: list[Row], mask: torch.Tensor, side: str) -> torch.Tensor:
