@@ -90,16 +90,21 @@ def embed_records(embedding, records: list[Record], pooling: str, schema: pa.Sch
         yield pa.Table.from_arrays([pa.array([record.id for record in records]), vectors], schema=schema)
 
 
+def check_pooling(pooling: str, policy: TextPolicy, rc_average: bool):
+    """Raises UserError for vectors of tokens or bases whose places would not be those of the sequence."""
+    if pooling in WITH_PLACES and policy.n != "keep":
+        raise UserError(f"--n {policy.n} would shift the places of {pooling}; leave it out.")
+    if pooling == "tokens" and rc_average:
+        raise UserError("--pooling tokens: the strands' tokens are not the same ones; average --pooling bases.")
+
+
 def embed(options: argparse.Namespace):
     """Body of the verb."""
     quiet_unless_terminal()
     ranks, policy = Ranks.from_environment(), policy_of(options)
     batch_tokens = batch_tokens_of(options)
     has_places = options.pooling in WITH_PLACES
-    if has_places and policy.n != "keep":
-        raise UserError(f"--n {options.n} would shift the places of {options.pooling}; leave it out.")
-    if options.pooling == "tokens" and options.rc_average:
-        raise UserError("--pooling tokens: the strands' tokens are not the same ones; average --pooling bases.")
+    check_pooling(options.pooling, policy, options.rc_average)
     form = format_of(options.output, options.format, "jsonl")
     records = read_records(
         options.input,

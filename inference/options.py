@@ -18,11 +18,12 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=Formatter)
 
 
-def add_model_options(parser: argparse.ArgumentParser):
-    """Model, device and precision."""
+def add_model_options(parser: argparse.ArgumentParser, with_device: bool = True):
+    """Model, device, unless something else decides it, and precision."""
     required = {"required": True, "default": argparse.SUPPRESS}
     parser.add_argument("--model", help="model folder, Hub id, or mini, the bundled checkpoint", **required)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
+    if with_device:
+        parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
     parser.add_argument(
         "--dtype", default="float32", help="float32, bfloat16, float16, or auto: bfloat16 where it is fast"
     )
