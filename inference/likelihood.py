@@ -26,6 +26,8 @@ from .batches import default_batch_tokens
 from .models import Loaded
 from .rows import Row, run_rows
 
+BASES = "ACGT"
+
 
 @dataclass(frozen=True)
 class Site:
@@ -57,7 +59,8 @@ class Site:
         rest = shortest - before
         behind = _agreement([x.ids[len(x) - rest :][::-1] for x in tokens], first[len(first) - rest :][::-1])
         if before + behind == shortest:  # a text of which nothing would be left
-            before, behind = (before - 1, behind) if before else (before, behind - 1)
+            takes_left = before and texts[0][tokens[0].ends[before - 1] - 1] in BASES  # N cannot be spelt
+            before, behind = (before - 1, behind) if takes_left else (before, behind - 1)
         stops = [len(x) - behind for x in tokens]
         bases = tuple(
             text[x.ends[before - 1] if before else 0 : x.ends[stop - 1]]
@@ -99,12 +102,8 @@ class Spelling:
         reached[0] = 0.0
         for row in log_probabilities:
             values = reached[self.starts] + row[self.ids]
-            top = values.max(initial=-np.inf)
-            if top == -np.inf:
-                return -math.inf
-            sums = np.bincount(self.stops, weights=np.exp(values - top), minlength=self.length + 1)
-            with np.errstate(divide="ignore"):
-                reached = np.log(sums) + top
+            reached = np.full(self.length + 1, -np.inf)
+            np.logaddexp.at(reached, self.stops, values)
         return float(reached[-1])
 
 
