@@ -9,9 +9,11 @@ A sequence of more tokens than a window is read in windows that overlap. Its tok
 and each has the vector that the window has for it in which it stands farther from an end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -141,25 +143,40 @@ class Embedding:
             UserError: if the model is none whose tokens have places on the sequence.
         """
         self._only_ours("tokens")
-        for i, sequence in enumerate(sequences):
-            yield from self._tokens_of(i, sequence)
+        yield from self._tokens_of(sequences)
 
-    def _tokens_of(self, number: int, sequence: str, backwards: bool = False) -> Iterator[TokenVectors]:
+    def _tokens_of(self, sequences: Iterable[str], backwards: bool = False) -> Iterator[TokenVectors]:
+        """Of several sequences at once if they are short; `backwards` gives the parts of each from the last on."""
+        turns, size = [], 0
+        for number, sequence in enumerate(sequences):
+            for turn in self._turns(number, sequence, backwards):
+                if turns and size + len(turn) > AT_ONCE:
+                    yield from self._read(turns)
+                    turns, size = [], 0
+                turns.append(turn)
+                size += len(turn)
+        yield from self._read(turns)
+
+    def _turns(self, number: int, sequence: str, backwards: bool) -> Iterator["_Turn"]:
         (tokens,) = tokenize(self.loaded.tokenizer, [sequence])
-        spans, rows = tokens.spans, self._windows(number, tokens)
+        # Each has [CLS] before and [SEP] behind, which are not asked for.
+        rows = token_rows(self.loaded.tokenizer, number, tokens.ids, self.window, self.overlap)
         per_turn = max(1, AT_ONCE // max(map(len, rows)))
-        turns = range(0, len(rows), per_turn)
-        for first in reversed(turns) if backwards else turns:
-            some = rows[first : first + per_turn]
-            low, high = some[0].first + some[0].keep.start - 1, some[-1].first + some[-1].keep.stop - 1
-            low, high = max(low, 0), min(high, len(tokens))
-            vectors = np.empty((high - low, self.size), dtype=np.float32)
-            for group, hidden, _ in self._states(some):
-                for row, states in zip(group, hidden, strict=True):
-                    start, stop = max(row.keep.start, 1), min(row.keep.stop, len(row) - 1)  # no special tokens
-                    place = row.first + start - 1 - low
-                    vectors[place : place + stop - start] = states[start:stop].cpu().numpy()
-            yield TokenVectors(number, tokens.ids[low:high], spans[low:high], vectors)
+        firsts = range(0, len(rows), per_turn)
+        for first in reversed(firsts) if backwards else firsts:
+            yield _Turn(tokens, rows[first : first + per_turn])
+
+    def _read(self, turns: list["_Turn"]) -> Iterator[TokenVectors]:
+        vectors = [np.empty((turn.high - turn.low, self.size), dtype=np.float32) for turn in turns]
+        turn_of = {id(row): i for i, turn in enumerate(turns) for row in turn.rows}
+        for rows, hidden, _ in self._states([row for turn in turns for row in turn.rows]):
+            for row, states in zip(rows, hidden.cpu().numpy(), strict=True):
+                i = turn_of[id(row)]
+                start, stop = max(row.keep.start, 1), min(row.keep.stop, len(row) - 1)
+                place = row.first + start - 1 - turns[i].low
+                vectors[i][place : place + stop - start] = states[start:stop]
+        for turn, made in zip(turns, vectors, strict=True):
+            yield TokenVectors(turn.rows[0].sequence, turn.tokens.ids[turn.low : turn.high], turn.spans, made)
 
     def bases(self, sequences: list[str]) -> Iterator[tuple[int, int, np.ndarray]]:
         """
@@ -170,29 +187,22 @@ class Embedding:
             UserError: as `tokens`.
         """
         self._only_ours("bases")
-        for i, sequence in enumerate(sequences):
-            first = 0
-            for vectors in self._bases_of(i, sequence):
-                yield i, first, vectors
-                first += len(vectors)
-
-    def _bases_of(self, number: int, sequence: str) -> Iterator[np.ndarray]:
-        own = _in_runs(self._bases_of_strand(number, sequence))
+        own = _in_runs(self._bases_of_strand(sequences))
         if not self.rc_average:
             yield from own
             return
-        other = _in_runs(self._bases_of_strand(number, sequence, is_other=True))
-        for vectors, other_vectors in zip(own, other, strict=True):
-            yield (vectors + other_vectors) / 2
+        other = _in_runs(self._bases_of_strand(sequences, is_other=True))
+        for (number, first, vectors), (_, _, other_vectors) in zip(own, other, strict=True):
+            yield number, first, (vectors + other_vectors) / 2
 
-    def _bases_of_strand(self, number: int, sequence: str, is_other: bool = False) -> Iterator[np.ndarray]:
-        """In the order of the sequence's bases, read on its own strand or on the other one."""
-        text = reverse_complement(sequence) if is_other else sequence
-        for part in self._tokens_of(number, text, backwards=is_other):
+    def _bases_of_strand(self, sequences: list[str], is_other: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+        """In the order of each sequence's bases, read on its own strand or on the other one."""
+        texts = map(reverse_complement, sequences) if is_other else sequences
+        for part in self._tokens_of(texts, backwards=is_other):
             owner = np.repeat(np.arange(len(part.spans)), part.spans[:, 1] - part.spans[:, 0])
             owner = owner[::-1] if is_other else owner
             for start in range(0, len(owner), BASES_AT_ONCE):
-                yield part.vectors[owner[start : start + BASES_AT_ONCE]]
+                yield part.sequence, part.vectors[owner[start : start + BASES_AT_ONCE]]
 
     def _only_ours(self, what: str):
         if not self.loaded.is_ours:
@@ -210,26 +220,49 @@ class Embedding:
             self.truncated += len(error.rows)
             return rows_of(self.loaded, sequences, pairs, **windows, truncate=True)
 
-    def _windows(self, number: int, tokens: Tokens) -> list[Row]:
-        """Each with [CLS] before and [SEP] behind, which count at the sequence's ends."""
-        return token_rows(self.loaded.tokenizer, number, tokens.ids, self.window, self.overlap)
-
     def _states(self, rows: list[Row]) -> Iterator[tuple[list[Row], torch.Tensor, torch.Tensor]]:
         """Batches of rows, their states (rows, longest, hidden) in float32, and which of them are real."""
         run = _up_to_layer(self.loaded, self.layer)
         yield from run_rows(self.loaded, rows, run, self.batch_tokens, self.batch_size)
 
 
-def _in_runs(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same rows, BASES_AT_ONCE at a time."""
-    rest = None
-    for part in parts:
-        rest = part if rest is None else np.concatenate([rest, part])
-        while len(rest) >= BASES_AT_ONCE:
-            yield rest[:BASES_AT_ONCE]
-            rest = rest[BASES_AT_ONCE:]
-    if rest is not None and len(rest):
-        yield rest
+@dataclass(frozen=True)
+class _Turn:
+    """Neighbouring rows of one sequence, as many as are read at once, and which of its tokens count in them."""
+
+    tokens: Tokens
+    rows: list[Row]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.rows))
+
+    @property
+    def low(self) -> int:
+        return max(self.rows[0].first + self.rows[0].keep.start - 1, 0)
+
+    @property
+    def high(self) -> int:
+        return min(self.rows[-1].first + self.rows[-1].keep.stop - 1, len(self.tokens))
+
+    @property
+    def spans(self) -> np.ndarray:
+        """(high - low, 2), as those of the whole sequence."""
+        ends = self.tokens.ends[self.low : self.high]
+        before = self.tokens.ends[self.low - 1 : self.low] if self.low else np.zeros(1, dtype=np.int64)
+        return np.stack([np.concatenate([before, ends])[: len(ends)], ends], axis=1)
+
+
+def _in_runs(parts: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Vectors of sequences' bases, BASES_AT_ONCE at a time, each with its sequence's number and its first base."""
+    for number, own in groupby(parts, key=itemgetter(0)):
+        first, rest = 0, None
+        for _, vectors in own:
+            rest = vectors if rest is None else np.concatenate([rest, vectors])
+            while len(rest) >= BASES_AT_ONCE:
+                yield number, first, rest[:BASES_AT_ONCE]
+                first, rest = first + BASES_AT_ONCE, rest[BASES_AT_ONCE:]
+        if len(rest):
+            yield number, first, rest
 
 
 def _counting(rows: list[Row], mask: torch.Tensor, side: str) -> torch.Tensor:

@@ -63,7 +63,8 @@ def expected(loaded) -> dict[str, np.ndarray]:
 def test_the_same_vector_whatever_batch_order_and_backend(tiny, expected, backend, pooling):
     loaded, rows = load_encoder(str(tiny), attn_implementation=backend), sequences()
     order = random.Random(5).sample(range(len(rows)), len(rows))
-    for options in ({}, {"batch_size": 1}, {"batch_size": 3}, {"batch_tokens": 100}, {"batch_tokens": 1}):
+    batches = ({}, {"batch_size": 1}, {"batch_size": 3}, {"batch_tokens": 100}, {"batch_tokens": 1})
+    for options in batches if backend == "eager" else batches[-2:-1]:  # flex_attention on a CPU is slow
         embedding = Embedding(loaded, pooling=pooling, **options)
         assert_near(embedding.vectors(rows), expected[pooling])
         assert_near(embedding.vectors([rows[i] for i in order]), expected[pooling][order])
@@ -73,7 +74,7 @@ def test_the_same_vector_whatever_batch_order_and_backend(tiny, expected, backen
 def test_the_same_vector_by_the_kernels(kernels, tiny, expected):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_encoder(str(tiny), attn_implementation="triton", device=device)
-    some = [i for i, sequence in enumerate(sequences()) if len(sequence) < 100][:4]
+    some = [i for i, sequence in enumerate(sequences()) if len(sequence) < 100][:3]
     found = Embedding(loaded).vectors([sequences()[i] for i in some])
     assert_near(found, expected["mean"][some])
 
@@ -82,7 +83,7 @@ def test_the_same_vector_by_the_kernels(kernels, tiny, expected):
 def test_half_precision_is_near(tiny, expected, backend):
     loaded = load_encoder(str(tiny), attn_implementation=backend, dtype="bfloat16")
     for pooling in POOLINGS:
-        for options in ({}, {"batch_size": 1}, {"batch_tokens": 100}):
+        for options in ({}, {"batch_tokens": 100}):
             embedding = Embedding(loaded, pooling=pooling, **options)
             assert_near(embedding.vectors(sequences()), expected[pooling], BFLOAT16)
     assert embedding.identity["dtype"] == "bfloat16"
@@ -131,6 +132,7 @@ def test_windows(loaded, window, overlap, monkeypatch):
     for at_once in (1, 64, 10_000):
         monkeypatch.setattr(module, "AT_ONCE", at_once)
         parts = list(embedding.tokens(rows))
+        assert all(len(part.ids) <= max(at_once, window) for part in parts)
         assert [part.sequence for part in parts] == sorted(part.sequence for part in parts)
         assert at_once < 10_000 or len(parts) == len(rows)
         for i, row in enumerate(rows):
