@@ -169,7 +169,7 @@ class VariantScorer:
     def _distances(self, variants: list[Haplotypes]) -> np.ndarray:
         texts = list(dict.fromkeys(text for v in variants for text in v.texts))
         vector = dict(zip(texts, self.embedding.vectors(texts).astype(np.float64), strict=True))
-        ref, alt = (np.array([vector[v.texts[i]] for v in variants]) for i in (0, 1))
+        ref, alt = (np.array([vector[v.texts[i]] for v in variants]).reshape(-1, self.embedding.size) for i in (0, 1))
         lengths = np.linalg.norm(ref, axis=1) * np.linalg.norm(alt, axis=1)
         return np.stack([np.linalg.norm(alt - ref, axis=1), 1 - (ref * alt).sum(axis=1) / lengths])
 

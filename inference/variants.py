@@ -20,7 +20,7 @@ import pysam
 from ..atomic import whole_file
 from ..errors import UserError
 from ..genome.reference import Reference
-from ..genome.variants import VCF_SUFFIXES, Variant, annotate, read_variants
+from ..genome.variants import VCF_SUFFIXES, Variant, annotate, normalised, read_variants
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import TextPolicy
 from .embed import run_ranked
@@ -63,8 +63,9 @@ def score_schema(columns: list[str]) -> pa.Schema:
 
 def score_table(scorer, variants: list[Variant], reference: Reference, context: int, schema: pa.Schema) -> pa.Table:
     """Scores of variants, a row each."""
-    scored = [variant for variant in variants if variant.unscored is None]
-    found = scorer.score([haplotypes_of(variant, reference, context) for variant in scored]) if scored else {}
+    scored = [normalised(variant, reference) for variant in variants if variant.unscored is None]
+    places = [haplotypes_of(variant, reference, context) for variant in scored]
+    found = scorer.score(places) if places else {}
     rows = iter(zip(*(found[name] for name in scorer.columns), strict=True)) if scored else iter(())
     table = []
     for variant in variants:
