@@ -76,7 +76,7 @@ def read_variants(path: str, reference: Reference) -> Iterator[Variant | BadReco
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; --vcf takes the variants to score.")
-    if path.lower().endswith(TABLE_SUFFIXES):
+    if is_table(path):
         yield from _read_table(path, reference)
         return
     number, has_header = 0, False
@@ -90,13 +90,21 @@ def read_variants(path: str, reference: Reference) -> Iterator[Variant | BadReco
                         raise UserError(f"{path}: is no VCF, no line #CHROM stands before its first record.")
                     yield from _read_line(line.rstrip("\r\n"), path, number, reference)
     except (OSError, EOFError, zlib.error) as error:
-        reason = f"the file is damaged or cut short ({str(error) or type(error).__name__}); copy or download it again"
         if not has_header:
-            raise UserError(f"{path}: {reason}.") from error
-        yield BadRecord("", f"{path}, what follows line {number}", reason)
+            raise UserError(f"{path}: {_damage(error)}.") from error
+        yield BadRecord("", f"{path}, what follows line {number}", _damage(error))
         return
     if not has_header:
         raise UserError(f"{path}: is no VCF, it has no line #CHROM.")
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is a table by its name; any other is taken for a VCF."""
+    return path.lower().endswith(TABLE_SUFFIXES)
+
+
+def _damage(error: Exception) -> str:
+    return f"the file is damaged or cut short ({str(error) or type(error).__name__}); copy or download it again"
 
 
 @contextmanager
@@ -224,8 +232,18 @@ def annotate(
         scores: line, allele and the value of each field, in the order of the file.
         fields: what each INFO key means; every one of them is a float for each alternative allele.
         output: a handle for bytes.
+
+    Raises:
+        UserError: if the VCF cannot be read to its end.
     """
-    scores, ahead = iter(scores), None
+    try:
+        _annotate(path, iter(scores), fields, output)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: {_damage(error)}, or choose an output that is no VCF.") from error
+
+
+def _annotate(path: str | Path, scores: Iterator, fields: dict[str, str], output):
+    ahead = None
     earlier = tuple(f"##INFO=<ID={key}," for key in fields)
     with open_text(path) as handle:
         for number, line in enumerate(handle, 1):

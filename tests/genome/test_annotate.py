@@ -6,6 +6,7 @@ import pysam
 import pytest
 from variant_files import HEADER, PACKINGS, pack, record, write_vcf
 
+from dnabert2.errors import UserError
 from dnabert2.genome.variants import annotate
 
 FULL_HEADER = [
@@ -108,3 +109,12 @@ def test_pysam_reads_what_was_annotated(tmp_path):
             assert [s["GT"] for s in new.samples.values()] == [s["GT"] for s in old.samples.values()]
             assert new.info.get("AC") == old.info.get("AC")
             assert new.info.get("DNABERT2_LLR") == (found and pytest.approx(found))
+
+
+def test_a_file_that_is_cut_short_is_not_annotated(tmp_path):
+    lines = [HEADER, *(record(i, "A", "C", more=(str(hash(str(i))), "PASS", ".")) for i in range(1, 3_000))]
+    path = pack(tmp_path / "calls.vcf.gz", "bgzip", "\n".join(lines).encode())
+    content = (tmp_path / "calls.vcf.gz").read_bytes()
+    (tmp_path / "calls.vcf.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"calls.vcf.gz: the file is damaged or cut short .* no VCF\.$"):
+        annotated(path, SCORES)
