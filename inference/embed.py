@@ -10,13 +10,13 @@ goes on where it was. Rows come in the order of the input.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import UserError, run_verb
-from ..genome.records import BadRecord, Columns, Record, read_records
+from ..genome.records import STDIN, BadRecord, Columns, Record, read_records
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import PolicyReport, TextPolicy, normalise
 from .jobs import Job
@@ -39,8 +39,16 @@ CHUNK_BASES = {"tokens": 500_000, "bases": 100_000}
 WITH_PLACES = ("tokens", "bases")
 
 
+def counted(records: Iterable[Record | BadRecord], report: PolicyReport) -> Iterator[Record | BadRecord]:
+    """The same records; their letters are counted, those of records too that another process or run works on."""
+    for record in records:
+        if isinstance(record, Record):
+            report.count_letters(record.sequence)
+        yield record
+
+
 def normalised(
-    records: list[Record], policy: TextPolicy, report: PolicyReport, collect: Callable[[BadRecord], None]
+    records: list[Record], policy: TextPolicy, report: PolicyReport | None, collect: Callable[[BadRecord], None]
 ) -> list[Record]:
     """Records with their text as the policy has it; those that it refuses go to `collect`."""
     good = []
@@ -52,6 +60,26 @@ def normalised(
             collect(BadRecord(record.id, record.where, str(error)))
             continue
         good.append(Record(record.id, sequence, record.where, pair))
+    return good
+
+
+def readable(records: list[Record], loaded, collect: Callable[[BadRecord], None]) -> list[Record]:
+    """Those that are neither too long nor too short for a foreign model; the others go to `collect`."""
+    if loaded.is_ours:
+        return records
+    from ..architectures.encoding import TooManyTokens, encode
+
+    good = []
+    for record in records:
+        try:
+            encode(loaded.tokenizer, [record.sequence], None, loaded.architecture, loaded.max_tokens)
+        except TooManyTokens:
+            reason = f"has more than the {loaded.max_tokens} tokens that {loaded.architecture.name} takes; cut it"
+            collect(BadRecord(record.id, record.where, reason))
+        except UserError as error:
+            collect(BadRecord(record.id, record.where, str(error)))
+        else:
+            good.append(record)
     return good
 
 
@@ -148,11 +176,11 @@ def embed(options: argparse.Namespace):
     report = PolicyReport(policy=policy)
 
     def work(chunk: list[Record], collect):
-        good = normalised(chunk, policy, report, collect)
+        good = readable(normalised(chunk, policy, None, collect), loaded, collect)
         if good:
             yield from embed_records(embedding, good, options.pooling, schema)
 
-    job.run(records, work, writer(options.output, form, schema, described))
+    job.run(counted(records, report), work, writer(options.output, form, schema, described))
     if ranks.is_first:
         print(report.describe(), file=sys.stderr)
 
@@ -181,7 +209,13 @@ def main(argv: list[str] | None = None) -> int:
 def run_ranked(function: Callable, options: argparse.Namespace) -> int:
     """`run_verb` of one of several processes: messages say which, and no process is left waiting."""
     ranks = Ranks.from_environment()
-    code = run_verb(function, options)
+
+    def body():
+        if ranks.size > 1 and STDIN in getattr(options, "input", ()):
+            raise UserError("--input -: several processes cannot share standard input; give files.")
+        function(options)
+
+    code = run_verb(body)
     if ranks.size > 1:
         if code:
             print(f"(process {ranks.rank} of {ranks.size})", file=sys.stderr)

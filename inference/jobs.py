@@ -11,9 +11,11 @@ so that a run that was killed loses the chunks it was at. At the end the first p
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..atomic import whole_file
-from ..errors import UserError
+from ..errors import RunFailed, UserError
 from ..genome.records import BadRecord
 from .ranks import Ranks
 
@@ -75,8 +77,6 @@ class Job:
         if self.output.exists() and not self.overwrite:
             raise UserError(f"{self.output}: is there already; choose another --output or add --overwrite.")
         try:
-            if self.overwrite and self.ranks.is_first and self.partial.is_dir():
-                shutil.rmtree(self.partial)
             self.partial.mkdir(parents=True, exist_ok=True)
             probe = self.partial / f"{self.ranks.rank}.tmp"
             probe.touch()
@@ -102,6 +102,17 @@ class Job:
         """
         if self.output == STDOUT:
             return self._stream(records, work, write)
+        try:
+            count = self._do_share(records, work)
+        except UserError:
+            with suppress(OSError):
+                self.partial.rmdir()  # if nothing is in it
+            raise
+        self.ranks.wait_for_all()
+        return self._finish(count, write) if self.ranks.is_first else 0
+
+    def _do_share(self, records: Iterable, work: Work) -> int:
+        """Do this process's chunks; returns how many all of them have."""
         count = 0
         with tqdm(unit=" records", unit_scale=True, disable=None if self.ranks.is_first else True) as bar:
             for number, chunk in enumerate(self._chunks(records)):
@@ -109,15 +120,21 @@ class Job:
                     self._do(number, chunk, work)
                 count = number + 1
                 bar.update(len(chunk))
-        self.ranks.wait_for_all()
-        if not self.ranks.is_first:
-            return 0
+        return count
+
+    def _finish(self, count: int, write: Callable[[Iterator[pa.Table]], None]) -> int:
         skipped = []
         for number in range(count):
-            skipped += self._described(number)["skipped"]
+            found = self._described(number)
+            if "skipped" not in found:
+                raise UserError(
+                    f"{self._path(number)}: is not there or damaged, though its process has finished; let all "
+                    "processes write to one disk, and start the same command again."
+                )
+            skipped += found["skipped"]
         try:
-            write(self._tables(count))
             self._list(skipped)
+            write(self._tables(count))
             shutil.rmtree(self.partial)
         except OSError as error:
             raise UserError(
@@ -146,7 +163,8 @@ class Job:
     def _do(self, number: int, chunk: list, work: Work):
         """Write a chunk, unless it is there."""
         path, digest = self._path(number), self._digest(chunk)
-        if path.is_file() and self._described(number).get("digest") == digest:
+        found = {} if self.overwrite else self._described(number)
+        if found.get("digest") == digest and (self.skip_bad or not found["skipped"]):
             return
         skipped: list[BadRecord] = [record for record in chunk if isinstance(record, BadRecord)]
         good = [record for record in chunk if not isinstance(record, BadRecord)]
@@ -208,7 +226,12 @@ class Job:
                 if good:
                     yield from work(good, self._collector(skipped))
 
-        write(tables())
+        try:
+            write(tables())
+        except BrokenPipeError as error:
+            # What is left in the buffer would be tried again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise RunFailed("standard output was closed before all was written.") from error
         for bad in skipped:
             print(f"skipped: {bad.describe()}", file=sys.stderr)
         return len(skipped)
