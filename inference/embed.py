@@ -160,6 +160,8 @@ def embed(options: argparse.Namespace):
         rc_average=options.rc_average,
         batch_tokens=batch_tokens,
     )
+    if has_places:
+        embedding.check_places(options.pooling)
     schema = vector_schema(options.pooling, embedding.size)
     described = {**embedding.identity, "pooling": options.pooling, "text": vars(policy)}
     job = Job(

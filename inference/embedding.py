@@ -135,6 +135,13 @@ class Embedding:
             found.add(hidden, counts, np.array([row.sequence for row in rows]))
         return found.result()
 
+    def check_places(self, what: str):
+        """Raises UserError if the model is none whose tokens have places on the sequence."""
+        if not self.loaded.is_ours:
+            raise UserError(
+                f"vectors of {what} are of DNABERT-2 models alone; pool those of {self.loaded.architecture.name}."
+            )
+
     def tokens(self, sequences: list[str]) -> Iterator[TokenVectors]:
         """
         The vectors of the sequences' tokens, without special ones, in order and a part of a sequence at a time.
@@ -142,7 +149,7 @@ class Embedding:
         Raises:
             UserError: if the model is none whose tokens have places on the sequence.
         """
-        self._only_ours("tokens")
+        self.check_places("tokens")
         yield from self._tokens_of(sequences)
 
     def _tokens_of(self, sequences: Iterable[str], backwards: bool = False) -> Iterator[TokenVectors]:
@@ -186,7 +193,7 @@ class Embedding:
         Raises:
             UserError: as `tokens`.
         """
-        self._only_ours("bases")
+        self.check_places("bases")
         own = _in_runs(self._bases_of_strand(sequences))
         if not self.rc_average:
             yield from own
@@ -203,12 +210,6 @@ class Embedding:
             owner = owner[::-1] if is_other else owner
             for start in range(0, len(owner), BASES_AT_ONCE):
                 yield part.sequence, part.vectors[owner[start : start + BASES_AT_ONCE]]
-
-    def _only_ours(self, what: str):
-        if not self.loaded.is_ours:
-            raise UserError(
-                f"vectors of {what} are of DNABERT-2 models alone; pool those of {self.loaded.architecture.name}."
-            )
 
     def _rows(self, sequences: list[str], pairs: list[str] | None) -> list[Row]:
         windows = {"window": self.window, "overlap": self.overlap}

@@ -48,10 +48,12 @@ class Ranks:
         try:
             device = torch.device(name)
         except RuntimeError as error:
-            raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"--device {name}: torch knows no such device; give auto, cpu, cuda or cuda:1.") from error
         if device.type == "cuda":
             if not torch.cuda.is_available():
                 raise UserError(f"--device {name}: there is no GPU that this torch can use; leave the option out.")
+            if (device.index or 0) >= torch.cuda.device_count():
+                raise UserError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0.")
             if device.index is None:
                 return f"cuda:{self.local % torch.cuda.device_count()}"
         return name
