@@ -20,7 +20,7 @@ import pysam
 from ..atomic import whole_file
 from ..errors import UserError
 from ..genome.reference import Reference
-from ..genome.variants import VCF_SUFFIXES, Variant, annotate, normalised, read_variants
+from ..genome.variants import Variant, annotate, is_table, normalised, read_variants
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import TextPolicy
 from .embed import run_ranked
@@ -78,7 +78,7 @@ def score_table(scorer, variants: list[Variant], reference: Reference, context: 
 
 
 def vcf_writer(vcf: str, output: Path, columns: list[str]) -> Callable[[Iterator[pa.Table]], None]:
-    """A function that writes the VCF with the scores of tables among its INFO; bgzipped if the name says so."""
+    """A function that writes the VCF with the scores of tables among its INFO; bgzipped if the name ends so."""
     fields = {f"DNABERT2_{name.upper()}": MEANING[name] for name in columns}
 
     def scores(tables: Iterator[pa.Table]):
@@ -92,10 +92,10 @@ def vcf_writer(vcf: str, output: Path, columns: list[str]) -> Callable[[Iterator
         if str(output) == "-":
             annotate(vcf, scores(tables), fields, sys.stdout.buffer)
             return
-        is_plain = output.suffix == ".vcf"
+        is_bgzip = output.suffix in (".gz", ".bgz")
         with (
             whole_file(output) as partial,
-            open(partial, "wb") if is_plain else pysam.BGZFile(str(partial), "wb") as handle,
+            pysam.BGZFile(str(partial), "wb") if is_bgzip else open(partial, "wb") as handle,
         ):
             annotate(vcf, scores(tables), fields, handle)
 
@@ -109,7 +109,7 @@ def score_variants(options: argparse.Namespace):
     form = format_of(options.output, options.format, "tsv")
     if form not in FORMATS:
         raise UserError(f"{options.output}: scores are no vectors; choose {', '.join(FORMATS)}.")
-    if form == "vcf" and not options.vcf.lower().endswith(VCF_SUFFIXES):
+    if form == "vcf" and is_table(options.vcf):
         raise UserError(f"{options.output}: only a VCF can be annotated, not {options.vcf}; choose .parquet or .tsv.")
     if options.context < 1:
         raise UserError(f"--context {options.context}: give at least 1 base.")
@@ -148,19 +148,24 @@ def score_variants(options: argparse.Namespace):
     )
     job.check()
     ranks.join()
-    unscored = 0
 
     def work(chunk: list[Variant], collect):
-        nonlocal unscored
-        unscored += sum(variant.unscored is not None for variant in chunk)
         yield score_table(scorer, chunk, reference, options.context, schema)
 
     if form == "vcf":
         write = vcf_writer(options.vcf, options.output, scorer.columns)
     else:
         write = writer(options.output, form, schema, described)
-    job.run(variants, work, write)
-    if unscored and ranks.is_first:
+    unscored = 0
+
+    def counted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        nonlocal unscored
+        for table in tables:
+            unscored += table.num_rows - table["unscored"].null_count
+            yield table
+
+    job.run(variants, work, lambda tables: write(counted(tables)))
+    if unscored:
         print(f"{unscored:,} alleles have no score, the column unscored says why.", file=sys.stderr)
 
 
