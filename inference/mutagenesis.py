@@ -103,6 +103,8 @@ def mutagenesis(options: argparse.Namespace):
         bases = reference.fetch(chrom, start, end)
     except UserError as error:
         raise UserError(f"--region {options.region}: {error}.") from error
+    if not set(bases.upper()) & set(BASES):
+        raise UserError(f"--region {options.region}: holds nothing but N, which cannot be changed; give another.")
 
     from .models import load_masked_lm  # torch; options were found right without it
     from .ranks import Ranks
@@ -125,9 +127,9 @@ def mutagenesis(options: argparse.Namespace):
         size=lambda variant: 1,
     )
     job.check()
-    places = [
+    places = (
         Variant(chrom, start + 1 + i, base, base, f"{options.region}, base {i + 1}", 0) for i, base in enumerate(bases)
-    ]
+    )
     drawn: list[pa.Table] = []
     write_table = writer(options.output, form, SCHEMA, described)
 
