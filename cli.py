@@ -19,6 +19,7 @@ VERBS = {
     "predict": ("inference.predict", "classes and probabilities of sequences from a fine-tuned model"),
     "score-variants": ("inference.variants", "effects of the variants of a VCF, from likelihoods and vectors"),
     "mutagenesis": ("inference.mutagenesis", "every single-base change of a region, as a matrix and a logo"),
+    "ray": ("inference.ray_pipeline", "embed and score-variants on a cluster, over folders of files"),
     "gue": ("gue_eval.main", "GUE, the benchmark: check, run, probe, report"),
     "export": ("hub.export", "build a Hugging Face Hub folder from a checkpoint"),
     "bench": ("benchmarks.main", "measure speed, memory, and what models and tokenizers make of DNA"),
