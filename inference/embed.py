@@ -19,6 +19,7 @@ from ..errors import UserError, run_verb
 from ..genome.records import STDIN, BadRecord, Columns, Record, read_records
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import PolicyReport, TextPolicy, normalise
+from .defaults import ALL_POOLINGS, OVERLAP, WINDOW, WITH_PLACES
 from .jobs import Job
 from .options import (
     add_input_options,
@@ -32,11 +33,8 @@ from .options import (
 from .outputs import format_of, writer
 from .ranks import Ranks
 
-POOLINGS = ("mean", "cls", "max", "tokens", "bases")
-WINDOW, OVERLAP = 512, 64
 # What a chunk of the work holds in bases, so that its vectors fit into memory.
 CHUNK_BASES = {"tokens": 500_000, "bases": 100_000}
-WITH_PLACES = ("tokens", "bases")
 
 
 def counted(records: Iterable[Record | BadRecord], report: PolicyReport) -> Iterator[Record | BadRecord]:
@@ -72,7 +70,8 @@ def readable(records: list[Record], loaded, collect: Callable[[BadRecord], None]
     good = []
     for record in records:
         try:
-            encode(loaded.tokenizer, [record.sequence], None, loaded.architecture, loaded.max_tokens)
+            pairs = None if record.pair is None else [record.pair]
+            encode(loaded.tokenizer, [record.sequence], pairs, loaded.architecture, loaded.max_tokens)
         except TooManyTokens:
             reason = f"has more than the {loaded.max_tokens} tokens that {loaded.architecture.name} takes; cut it"
             collect(BadRecord(record.id, record.where, reason))
@@ -196,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
     add_output_options(parser)
     parser.add_argument(
         "--pooling",
-        choices=POOLINGS,
+        choices=ALL_POOLINGS,
         default="mean",
         help="one vector a sequence: mean, cls, max; or one a token, base",
     )

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..genome.records import PAIR, BadRecord, Columns, Record, read_records
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import PolicyReport
-from .embed import normalised, run_ranked
+from .embed import counted, normalised, readable, run_ranked
 from .jobs import Job
 from .options import (
     add_input_options,
@@ -91,34 +91,26 @@ def predict(options: argparse.Namespace):
     report = PolicyReport(policy=policy)
 
     def work(chunk: list[Record], collect):
-        good = _readable(normalised(chunk, policy, report, collect), loaded, collect)
+        good = _alike(readable(normalised(chunk, policy, None, collect), loaded, collect), collect)
         if good:
             pairs = None if good[0].pair is None else [record.pair for record in good]
             columns = predictor.columns([record.sequence for record in good], pairs)
             yield pa.table({"id": [record.id for record in good], **columns}, schema=schema)
 
-    job.run(records, work, writer(options.output, form, schema, described))
+    job.run(counted(records, report), work, writer(options.output, form, schema, described))
     if ranks.is_first:
         print(report.describe(), file=sys.stderr)
 
 
-def _readable(records: list[Record], loaded, collect) -> list[Record]:
-    """Those that are neither too long nor too short for a foreign model, and have a pair where others have one."""
-    from ..architectures.encoding import encode
-
-    good: list[Record] = []
+def _alike(records: list[Record], collect) -> list[Record]:
+    """Pairs if the first one is a pair, else single sequences; the network reads either."""
+    good = []
     for record in records:
-        try:
-            if good and (record.pair is None) != (good[0].pair is None):
-                raise UserError(
-                    "it has no second sequence and others have one, or the other way round; part the inputs"
-                )
-            if not loaded.is_ours:
-                pairs = None if record.pair is None else [record.pair]
-                encode(loaded.tokenizer, [record.sequence], pairs, loaded.architecture, loaded.max_tokens)
+        if (record.pair is None) == (records[0].pair is None):
             good.append(record)
-        except UserError as error:
-            collect(BadRecord(record.id, record.where, str(error)))
+        else:
+            reason = "it has no second sequence and others have one, or the other way round; part the inputs"
+            collect(BadRecord(record.id, record.where, reason))
     return good
 
 

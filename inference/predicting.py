@@ -7,6 +7,7 @@ Any folder of `dnabert2 finetune` will do, adapters of `--lora` and classifiers 
 sequence classifier of `architectures/rows.json`.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from ..precision import resolve_dtype
 from .batches import default_batch_tokens
 from .models import Loaded, fingerprint
 from .rows import Row, check_windows, rows_of, run_rows, token_rows
+
+RUN_FILE = "run.json"  # the options of a run, in its folder
 
 
 def load_predictor(
@@ -62,9 +65,20 @@ def load_predictor(
     tokenizer = load_any_tokenizer(str(folder) if folder.is_dir() else name, architecture, trust_remote_code)
     network = model.get_base_model() if hasattr(model, "get_base_model") else model
     fit_tokenizer(tokenizer, network)
+    if _without_token_types(folder):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     identity["dtype"] = str(precision).removeprefix("torch.")
     model = model.to(device=device, dtype=precision).eval()
     return Loaded(model, tokenizer, architecture, identity, max_tokens(architecture, network.config))
+
+
+def _without_token_types(folder: Path) -> bool:
+    """Whether `dnabert2 finetune --no_token_types` made the folder, which trains both of a pair with the same type."""
+    path = folder / RUN_FILE
+    try:
+        return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("no_token_types"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); mend it, or remove it.") from error
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,9 @@ class Predictor:
 
     Attributes:
         kind: what the outputs are.
+
+    Raises:
+        UserError: if windows overlap so much that they get nowhere, or the model is none that reads them.
     """
 
     def __init__(
@@ -151,6 +168,8 @@ class Predictor:
         batch_tokens: int | None = None,
     ):
         check_windows(window, overlap)
+        if window is not None and not loaded.is_ours:
+            raise UserError(f"--window {window}: {loaded.architecture.name} reads sequences whole; leave it out.")
         self.loaded, self.window, self.overlap, self.rc_average = loaded, window, overlap, rc_average
         self.batch_tokens = batch_tokens or default_batch_tokens(loaded.device)
         model = loaded.model
@@ -160,6 +179,8 @@ class Predictor:
 
     def logits(self, sequences: list[str], pairs: list[str] | None = None) -> np.ndarray | list[np.ndarray]:
         """(sequences, outputs) float32; of a classifier of bases one (bases, classes) a sequence."""
+        if pairs is not None and self.window is not None:
+            raise UserError(f"--window {self.window}: pairs of sequences are read whole; leave it out.")
         of = self._of_bases if self.kind.name == "base_classification" else self._of_sequences
         made = of(sequences, pairs)
         if not self.rc_average:

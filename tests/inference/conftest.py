@@ -1,6 +1,8 @@
-"""A tiny network of ours with its tokenizer in a folder, under known weights."""
+"""A tiny network of ours with its tokenizer in a folder, under known weights; and what others of `helpers` make."""
 
 import pytest
+from finetuned_folders import folder_of  # noqa: F401 (a fixture)
+from foreign_models import no_plots  # noqa: F401 (a fixture)
 
 from dnabert2 import DNABert2ForMaskedLM
 from dnabert2.tokenizer.files import OURS, write_tokenizer
