@@ -24,7 +24,7 @@ import numpy as np
 
 from ..atomic import write_whole
 from ..errors import RunFailed, UserError, run_verb
-from ..inference.pooling import POOLINGS
+from ..inference.defaults import POOLINGS
 from ..provenance import provenance
 from .checksums import tables_sha256
 from .embeddings import embed_cached, load_embedder

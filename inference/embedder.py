@@ -25,7 +25,8 @@ from ..bundled import locate
 from ..checksums import CONFIGURATION, WEIGHTS
 from ..errors import UserError
 from ..tokenizer.policy import TextPolicy, normalise
-from .embedding import OVERLAP, WINDOW, Embedding
+from .defaults import OVERLAP, WINDOW
+from .embedding import Embedding
 from .models import Loaded, load_encoder
 from .ranks import Ranks
 

@@ -24,11 +24,11 @@ from ..errors import UserError
 from ..genome.strands import reverse_complement
 from ..genome.windows import Tokens, tokenize
 from .batches import default_batch_tokens
+from .defaults import OVERLAP, POOLINGS, WINDOW
 from .models import Loaded
-from .pooling import POOLINGS, Pool
+from .pooling import Pool
 from .rows import Row, check_windows, rows_of, run_rows, token_rows
 
-WINDOW, OVERLAP = 512, 64  # tokens
 AT_ONCE = 65_536  # tokens whose vectors are in memory, of token and base vectors
 BASES_AT_ONCE = 4_096
 

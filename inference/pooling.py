@@ -3,8 +3,6 @@
 import numpy as np
 import torch
 
-POOLINGS = ("mean", "cls", "max")  # one vector a sequence
-
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
     """

@@ -24,10 +24,9 @@ from ..genome.records import BED_SUFFIXES, BadRecord, Columns, Record, read_reco
 from ..genome.reference import Reference
 from ..genome.variants import Variant, read_variants
 from ..tokenizer.policy import TextPolicy
-from .embed import OVERLAP, WINDOW
+from .defaults import CONTEXT, OVERLAP, SCORES, STRIDE, WINDOW
 from .outputs import VCF
 from .ray_work import EmbedSettings, ScoreSettings, Settings, Started, everywhere
-from .variants import CONTEXT, SCORES, STRIDE
 
 if TYPE_CHECKING:
     from ray.data import Dataset

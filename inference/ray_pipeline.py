@@ -26,7 +26,8 @@ import pyarrow as pa
 
 from ..errors import UserError, run_verb
 from ..genome.records import Columns
-from .embed import CHUNK_BASES, OVERLAP, POOLINGS, WINDOW
+from .defaults import ALL_POOLINGS, OVERLAP, SCORES, STRIDE, WINDOW
+from .embed import CHUNK_BASES
 from .options import add_model_options, add_policy_options, add_window_options, batch_tokens_of, parser_of, policy_of
 from .ray_datasets import (
     embed_dataset,
@@ -41,7 +42,7 @@ from .ray_datasets import (
 )
 from .ray_parts import Parts, Workers, run_parts
 from .ray_work import EmbedSettings, ScoreSettings, everywhere
-from .variants import CHUNK, SCORES, STRIDE, add_scoring_options
+from .variants import CHUNK, add_scoring_options
 
 __all__ = ["embed_dataset", "main", "read_sequences", "read_variant_files", "score_variants_dataset"]
 
@@ -216,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     add_policy_options(on)
     _add_cluster_options(on)
     on.add_argument(
-        "--pooling", choices=POOLINGS, default="mean", help="a vector a sequence: mean, cls, max; or a token, base"
+        "--pooling", choices=ALL_POOLINGS, default="mean", help="a vector a sequence: mean, cls, max; or a token, base"
     )
     on.add_argument("--layer", type=int, default=-1, help="states behind this layer; 0 the embeddings, -1 the last")
     add_window_options(on, WINDOW, OVERLAP)

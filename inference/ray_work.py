@@ -19,12 +19,9 @@ from ..genome.records import BadRecord, Record
 from ..genome.reference import Reference
 from ..genome.variants import COLUMNS, Variant, checked
 from ..tokenizer.policy import TextPolicy
+from .defaults import ALL_POOLINGS, CONTEXT, OVERLAP, SCORES, STRIDE, WINDOW, WITH_PLACES
 from .embed import (
     CHUNK_BASES,
-    OVERLAP,
-    POOLINGS,
-    WINDOW,
-    WITH_PLACES,
     check_pooling,
     embed_records,
     normalised,
@@ -32,7 +29,7 @@ from .embed import (
     vector_schema,
 )
 from .jobs import CHUNK_BASES as MOST_BASES
-from .variants import CHUNK, CONTEXT, SCORES, STRIDE, score_schema, score_table
+from .variants import CHUNK, score_schema, score_table
 
 Collect = Callable[[BadRecord], None]
 # Of settings, what the numbers do not depend on.
@@ -102,8 +99,8 @@ class EmbedSettings(Settings):
     policy: TextPolicy = field(default_factory=TextPolicy)
 
     def check(self):
-        if self.pooling not in POOLINGS:
-            raise UserError(f"--pooling {self.pooling}: choose one of {', '.join(POOLINGS)}.")
+        if self.pooling not in ALL_POOLINGS:
+            raise UserError(f"--pooling {self.pooling}: choose one of {', '.join(ALL_POOLINGS)}.")
         check_pooling(self.pooling, self.policy, self.rc_average)
         from .rows import check_windows
 

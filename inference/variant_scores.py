@@ -23,10 +23,10 @@ from ..errors import UserError
 from ..genome.strands import reverse_complement
 from ..genome.windows import tokenize
 from .batches import default_batch_tokens
+from .defaults import SCORES, STRIDE
 from .embedding import Embedding
 from .likelihood import AlleleLikelihood, masked_log_probabilities
 from .models import Loaded
-from .variants import SCORES, STRIDE
 
 COLUMNS = {
     "llr": ("llr",),

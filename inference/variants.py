@@ -23,6 +23,7 @@ from ..genome.reference import Reference
 from ..genome.variants import Variant, annotate, is_table, normalised, read_variants
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import TextPolicy
+from .defaults import CONTEXT, SCORES, STRIDE
 from .embed import run_ranked
 from .jobs import Job
 from .options import add_model_options, add_output_options, batch_tokens_of, parser_of
@@ -30,9 +31,6 @@ from .outputs import format_of, writer
 from .ranks import Ranks
 
 FORMATS = ("parquet", "dataset", "tsv", "jsonl", "vcf")
-SCORES = ("llr", "pseudo_likelihood", "embedding")
-CONTEXT = 300  # bases on either side
-STRIDE = 7  # of the pseudo-likelihood: one token of so many is masked at a time, about the 15 % of pretraining
 CHUNK = 256  # variants
 LETTERS = TextPolicy().table()
 MEANING = {

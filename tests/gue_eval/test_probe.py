@@ -13,7 +13,7 @@ from dnabert2.gue_eval import embeddings, probe
 from dnabert2.gue_eval.embeddings import embed_cached, load_embedder
 from dnabert2.gue_eval.probe import choose_strength, draw_shots, main, probe_vectors
 from dnabert2.gue_eval.records import load_records
-from dnabert2.inference.pooling import POOLINGS
+from dnabert2.inference.defaults import POOLINGS
 from dnabert2.tokenizer.files import OURS, load_tokenizer, write_tokenizer
 
 

@@ -16,9 +16,10 @@ from dnabert2.genome.base_map import spread, token_spans
 from dnabert2.genome.strands import reverse_complement
 from dnabert2.genome.windows import split
 from dnabert2.inference import embedding as module
+from dnabert2.inference.defaults import POOLINGS
 from dnabert2.inference.embedding import Embedding
 from dnabert2.inference.models import load_encoder
-from dnabert2.inference.pooling import POOLINGS, pool
+from dnabert2.inference.pooling import pool
 
 FLOAT32, BFLOAT16 = 1e-5, 0.03
 BACKENDS = ("eager", "sdpa", "flex_attention")

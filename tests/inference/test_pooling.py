@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dnabert2.inference.pooling import POOLINGS, Pool, pool
+from dnabert2.inference.defaults import POOLINGS
+from dnabert2.inference.pooling import Pool, pool
 
 
 def test_pooling_leaves_pads_out_on_either_side():

@@ -13,9 +13,10 @@ from dnabert2.genome.reference import Reference
 from dnabert2.genome.strands import reverse_complement
 from dnabert2.genome.variants import Variant, normalised
 from dnabert2.genome.windows import tokenize
+from dnabert2.inference.defaults import SCORES
 from dnabert2.inference.models import load_masked_lm
 from dnabert2.inference.variant_scores import ANCHOR, Haplotypes, VariantScorer, mask_places
-from dnabert2.inference.variants import SCORES, haplotypes_of, score_schema, score_table
+from dnabert2.inference.variants import haplotypes_of, score_schema, score_table
 from dnabert2.tokenizer.files import load_tokenizer
 
 TOKENIZER = load_tokenizer("mini")
