@@ -208,7 +208,8 @@ def _arrow(source: Source):
         if source.path is None:
             yield source.dataset
         else:
-            with pq.ParquetFile(source.path) as table:
+            # Buffered ahead, the whole file would be in memory by its end.
+            with pq.ParquetFile(source.path, pre_buffer=False) as table:
                 yield table
     except (OSError, pa.ArrowException) as error:
         raise _damaged(source, error) from error

@@ -202,7 +202,8 @@ class Job:
 
     def _tables(self, count: int) -> Iterator[pa.Table]:
         for number in range(count):
-            with pq.ParquetFile(self._path(number)) as file:
+            # Buffered ahead, the whole file would be in memory by its end.
+            with pq.ParquetFile(self._path(number), pre_buffer=False) as file:
                 for batch in file.iter_batches():
                     yield pa.Table.from_batches([batch], self.schema)
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_columns_of_other_names_and_pairs(tmp_path):
     assert [r.pair for r in of(path, columns=Columns("seq", None, "name"))] == [None, None]
     pq.write_table(pa.table({"sequence": ["AC", None], "id": pa.array([7, 8])}), tmp_path / "a.parquet")
     assert [(r.id, r.sequence, r.pair) for r in of(tmp_path / "a.parquet")] == [("7", "AC", None), ("8", "", None)]
+
+
+def test_memory_of_a_table_is_that_of_a_part_of_it(tmp_path):
+    rows, parts, sizes = 1_000, 40, []
+    sequences = ["".join(random.choices("ACGT", k=1_000)) for _ in range(rows)]
+    with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("sequence", pa.string())])) as writer:
+        for _ in range(parts):
+            writer.write_table(pa.table({"sequence": sequences}))
+    before = pa.total_allocated_bytes()
+    for i, record in enumerate(read_records([str(tmp_path / "a.parquet")])):
+        assert record.sequence == sequences[i % rows]
+        sizes.append(pa.total_allocated_bytes() - before)
+    assert len(sizes) == rows * parts and max(sizes) < 6 * 1_000 * rows
 
 
 def test_rows_of_several_tables_without_ids_are_numbered_through(tmp_path):

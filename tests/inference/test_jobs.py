@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -189,6 +190,25 @@ def test_an_output_that_cannot_be_written(tmp_path, monkeypatch):
     work = Work()
     run(tmp_path, records(3), work)  # what was done is kept
     assert work.chunks == [] and ids(tmp_path) == ["r0", "r1", "r2"]
+
+
+def test_memory_is_that_of_a_part_of_a_chunk_when_chunks_are_put_together(tmp_path):
+    """A chunk of tokens or bases of a chromosome is a file of gigabytes."""
+    rows, parts, at_once = 65_536, 20, []
+    schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float32(), 8))])
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(0).random(rows * 8, np.float32)), 8)
+    part = pa.table([["chr1"] * rows, vectors], schema=schema)
+    job = Job(tmp_path / "out.parquet", schema, {})
+    job.check()
+    before = pa.total_allocated_bytes()
+
+    def write(tables):
+        for table in tables:
+            at_once.append((len(table), pa.total_allocated_bytes() - before))
+
+    job.run(records(1), lambda chunk, collect: (part for _ in range(parts)), write)
+    assert [count for count, _ in at_once] == [rows] * parts
+    assert max(size for _, size in at_once) < 5 * part.nbytes
 
 
 def test_shares_of_several_processes(tmp_path, monkeypatch):

@@ -73,7 +73,10 @@ def test_npy_and_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize("to_stdout", [False, True])
-def test_text_reads_back_exactly(tmp_path, capsysbinary, to_stdout):
+@pytest.mark.parametrize("rows_of_text", [2, 2_048])
+def test_text_reads_back_exactly(tmp_path, capsysbinary, to_stdout, rows_of_text, monkeypatch):
+    monkeypatch.setattr(outputs, "ROWS_OF_TEXT", rows_of_text)
+
     def text_of(form: str, some: list | None = None) -> str:
         output = Path("-") if to_stdout else tmp_path / "out"
         write(output, form, some=some)
