@@ -14,6 +14,7 @@ from ..errors import UserError
 
 IUPAC = frozenset("ACGTURYSWKMBDHVN")
 AMBIGUOUS = "RYSWKMBDHV"
+AT_ONCE = 1_000_000  # letters that are counted
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class PolicyReport:
 
     def count_letters(self, sequence: str):
         codes = np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)
-        counts = np.bincount(codes, minlength=256)
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(codes), AT_ONCE):  # bincount takes eight bytes a letter
+            counts += np.bincount(codes[start : start + AT_ONCE], minlength=256)
 
         def total(letters):
             return int(sum(counts[ord(c)] + counts[ord(c.lower())] for c in letters))

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from dnabert2.errors import UserError
+from dnabert2.tokenizer import policy as policy_module
 from dnabert2.tokenizer.files import OURS, wrap_tokenizer
 from dnabert2.tokenizer.policy import PolicyReport, TextPolicy, normalise
 
@@ -41,6 +42,15 @@ def test_report_counts_letters_and_unknown_tokens():
     report.count_tokens(tokenizer(text)["input_ids"], tokenizer.unk_token_id)
     assert report.unknown == 4  # R became N, and every N is one [UNK]
     assert f"[UNK] 4 ({100 * 4 / report.tokens:.2g} %) of {report.tokens} tokens" in report.describe()
+
+
+def test_letters_of_long_sequences_are_counted_in_parts(monkeypatch):
+    whole, parts = PolicyReport(), PolicyReport()
+    text = "acgtACGTUuRNNN" * 7
+    whole.count_letters(text)
+    monkeypatch.setattr(policy_module, "AT_ONCE", 10)
+    parts.count_letters(text)
+    assert parts == whole and (whole.bases, whole.n) == (98, 21)
 
 
 @pytest.mark.parametrize(
