@@ -90,9 +90,7 @@ def mutagenesis(options: argparse.Namespace):
     """Body of the verb."""
     quiet_unless_terminal()
     batch_tokens = batch_tokens_of(options)
-    form = format_of(options.output, options.format, "tsv")
-    if form not in FORMATS:
-        raise UserError(f"{options.output}: choose one of {', '.join(FORMATS)} for a matrix.")
+    form = format_of(options.output, options.format, "tsv", FORMATS)
     chrom, start, end = parse_region(options.region)
     if options.plot is not None:
         _check_plot(options.plot, end - start)

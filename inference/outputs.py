@@ -22,25 +22,27 @@ ROWS_OF_FILE = 1_000_000  # of a folder's files
 ROWS_OF_TEXT = 2_048  # made into text at once
 
 
-def format_of(output: Path, name: str | None, stdout: str) -> str:
+def format_of(output: Path, name: str | None, stdout: str, formats: tuple[str, ...] = FORMATS) -> str:
     """
     The format asked for: by name, else by the output's suffix; `stdout` is that of standard output.
 
+    Args:
+        formats: those that what is written can have.
+
     Raises:
-        UserError: if neither says one.
+        UserError: if neither says one of them.
     """
     if str(output) == "-":
         if name in ("parquet", "dataset", "npy"):
             raise UserError(f"--format {name}: cannot go to standard output; choose tsv or jsonl, or name a file.")
         return name or stdout
-    if name is not None:
-        return name
-    if output.name.endswith(VCF):
-        return "vcf"
-    if output.suffix not in OF_SUFFIX:
-        endings = ", ".join(suffix for suffix in OF_SUFFIX if suffix)
-        raise UserError(f"{output}: its name says no format; end it in {endings}, or give --format.")
-    return OF_SUFFIX[output.suffix]
+    found = name or ("vcf" if output.name.endswith(VCF) else OF_SUFFIX.get(output.suffix))
+    if found not in formats:
+        known = "no format" if found is None else f"{found}, which this cannot be written as"
+        endings = [suffix for suffix, form in OF_SUFFIX.items() if suffix and form in formats]
+        endings += [".vcf", ".vcf.gz"] if "vcf" in formats else []
+        raise UserError(f"{output}: its name says {known}; end it in {', '.join(endings)}, or give --format.")
+    return found
 
 
 def writer(output: Path, form: str, schema: pa.Schema, described: dict) -> Callable[[Iterator[pa.Table]], None]:

@@ -40,9 +40,7 @@ def predict(options: argparse.Namespace):
     quiet_unless_terminal()
     ranks, policy = Ranks.from_environment(), policy_of(options)
     batch_tokens = batch_tokens_of(options)
-    form = format_of(options.output, options.format, "tsv")
-    if form not in FORMATS:
-        raise UserError(f"{options.output}: predictions are no vectors; choose {', '.join(FORMATS)}.")
+    form = format_of(options.output, options.format, "tsv", FORMATS)
     records = read_records(
         options.input,
         fasta=options.fasta,

@@ -104,9 +104,7 @@ def score_variants(options: argparse.Namespace):
     """Body of the verb."""
     quiet_unless_terminal()
     ranks, batch_tokens = Ranks.from_environment(), batch_tokens_of(options)
-    form = format_of(options.output, options.format, "tsv")
-    if form not in FORMATS:
-        raise UserError(f"{options.output}: scores are no vectors; choose {', '.join(FORMATS)}.")
+    form = format_of(options.output, options.format, "tsv", FORMATS)
     if form == "vcf" and is_table(options.vcf):
         raise UserError(f"{options.output}: only a VCF can be annotated, not {options.vcf}; choose .parquet or .tsv.")
     if options.context < 1:

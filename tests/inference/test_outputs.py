@@ -128,6 +128,8 @@ def test_formats_by_name_and_suffix():
         UserError, match=r"a\.csv: its name says no format; end it in \.parquet, \.npy, \.tsv, \.jsonl"
     ):
         format_of(Path("a.csv"), None, "tsv")
+    with pytest.raises(UserError, match=r"a\.vcf: its name says vcf, which this cannot be written as"):
+        format_of(Path("a.vcf"), None, "tsv")
     for form in ("parquet", "dataset", "npy"):
         with pytest.raises(UserError, match=f"--format {form}: cannot go to standard output"):
             format_of(Path("-"), form, "tsv")

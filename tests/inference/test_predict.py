@@ -194,7 +194,11 @@ def refused(capsys, *expected: str):
 @pytest.mark.parametrize(
     ("kind", "more", "message"),
     [
-        ("one label", ["--output", "p.npy"], "p.npy: predictions are no vectors; choose parquet, dataset, tsv, jsonl"),
+        (
+            "one label",
+            ["--output", "p.npy"],
+            "p.npy: its name says npy, which this cannot be written as",
+        ),
         ("one label", ["--output", "there.tsv"], "there.tsv: is there already; choose another --output or add --over"),
         ("one label", ["--output", "there.tsv/p.tsv"], "there.tsv/p.tsv: cannot be written"),
         ("one label", ["--output", "p.vcf", "--skip_bad"], "p.vcf"),

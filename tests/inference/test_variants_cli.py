@@ -237,8 +237,11 @@ def test_records_that_cannot_be_scored(genome, tmp_path, capsys, line, message):
         ({"vcf": "genome.fa"}, "genome.fa: is no VCF, no line #CHROM"),
         ({"fasta": "none.fa"}, "none.fa: no such file; --fasta takes the genome"),
         ({"fasta": "table.csv"}, "table.csv: no FASTA record in this file"),
-        ({"output": "scores.bed"}, "scores.bed: its name says no format"),
-        ({"output": "scores.npy"}, "scores.npy: scores are no vectors; choose parquet"),
+        (
+            {"output": "scores.bed"},
+            "its name says no format; end it in .parquet, .tsv, .jsonl, .vcf, .vcf.gz",
+        ),
+        ({"output": "scores.npy"}, "scores.npy: its name says npy, which this cannot be written as"),
         ({"output": "there.tsv"}, "there.tsv: is there already; choose another --output or add --overwrite"),
         ({"output": "there.tsv/scores.tsv"}, "there.tsv/scores.tsv: cannot be written"),
         ({"output": "/sys/kernel/scores.tsv"}, "/sys/kernel/scores.tsv: cannot be written"),
