@@ -185,7 +185,7 @@ def _unmeasured(result: dict) -> str:
 
 def _reasons(result: dict) -> list[str]:
     """Why what is not measured is not, each once; by length too where that matters."""
-    rows = [x for x in result.get("results", []) if x["status"] != "measured"]
+    rows = [x for x in result.get("results", []) if x.get("status", "measured") != "measured"]
     return list(dict.fromkeys(f"{x['variant']}: {x['reason']}" for x in rows))
 
 
