@@ -20,7 +20,7 @@ from ..genome.records import STDIN, BadRecord, Columns, Record, read_records
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import PolicyReport, TextPolicy, normalise
 from .defaults import ALL_POOLINGS, OVERLAP, WINDOW, WITH_PLACES
-from .jobs import Job
+from .jobs import Job, refuse_existing
 from .options import (
     add_input_options,
     add_model_options,
@@ -133,6 +133,7 @@ def embed(options: argparse.Namespace):
     has_places = options.pooling in WITH_PLACES
     check_pooling(options.pooling, policy, options.rc_average)
     form = format_of(options.output, options.format, "jsonl")
+    refuse_existing(options.output, options.overwrite)
     records = read_records(
         options.input,
         fasta=options.fasta,

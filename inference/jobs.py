@@ -35,6 +35,12 @@ STDOUT = Path("-")
 Work = Callable[[list, Callable[[BadRecord], None]], Iterator[pa.Table]]
 
 
+def refuse_existing(output: Path, overwrite: bool):
+    """Raises UserError if something is there that may not be replaced; before a model is loaded for nothing."""
+    if output != STDOUT and output.exists() and not overwrite:
+        raise UserError(f"{output}: is there already; choose another --output or add --overwrite.")
+
+
 @dataclass
 class Job:
     """
@@ -74,8 +80,7 @@ class Job:
             if self.ranks.size > 1:
                 raise UserError("--output -: several processes cannot share standard output; name a file.")
             return
-        if self.output.exists() and not self.overwrite:
-            raise UserError(f"{self.output}: is there already; choose another --output or add --overwrite.")
+        refuse_existing(self.output, self.overwrite)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
             probe = self.partial / f"{self.ranks.rank}.tmp"

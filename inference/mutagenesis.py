@@ -19,7 +19,7 @@ from ..errors import UserError, run_verb
 from ..genome.reference import Reference, parse_region
 from ..genome.variants import Variant
 from ..terminal import quiet_unless_terminal
-from .jobs import Job
+from .jobs import Job, refuse_existing
 from .options import add_model_options, add_output_options, batch_tokens_of, parser_of
 from .outputs import format_of, writer
 from .variants import add_scoring_options, haplotypes_of
@@ -91,6 +91,7 @@ def mutagenesis(options: argparse.Namespace):
     quiet_unless_terminal()
     batch_tokens = batch_tokens_of(options)
     form = format_of(options.output, options.format, "tsv", FORMATS)
+    refuse_existing(options.output, options.overwrite)
     chrom, start, end = parse_region(options.region)
     if options.plot is not None:
         _check_plot(options.plot, end - start)

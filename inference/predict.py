@@ -18,7 +18,7 @@ from ..genome.records import PAIR, BadRecord, Columns, Record, read_records
 from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import PolicyReport
 from .embed import counted, normalised, readable, run_ranked
-from .jobs import Job
+from .jobs import Job, refuse_existing
 from .options import (
     add_input_options,
     add_model_options,
@@ -41,6 +41,7 @@ def predict(options: argparse.Namespace):
     ranks, policy = Ranks.from_environment(), policy_of(options)
     batch_tokens = batch_tokens_of(options)
     form = format_of(options.output, options.format, "tsv", FORMATS)
+    refuse_existing(options.output, options.overwrite)
     records = read_records(
         options.input,
         fasta=options.fasta,

@@ -25,7 +25,7 @@ from ..terminal import quiet_unless_terminal
 from ..tokenizer.policy import TextPolicy
 from .defaults import CONTEXT, SCORES, STRIDE
 from .embed import run_ranked
-from .jobs import Job
+from .jobs import Job, refuse_existing
 from .options import add_model_options, add_output_options, batch_tokens_of, parser_of
 from .outputs import format_of, writer
 from .ranks import Ranks
@@ -105,6 +105,7 @@ def score_variants(options: argparse.Namespace):
     quiet_unless_terminal()
     ranks, batch_tokens = Ranks.from_environment(), batch_tokens_of(options)
     form = format_of(options.output, options.format, "tsv", FORMATS)
+    refuse_existing(options.output, options.overwrite)
     if form == "vcf" and is_table(options.vcf):
         raise UserError(f"{options.output}: only a VCF can be annotated, not {options.vcf}; choose .parquet or .tsv.")
     if options.context < 1:
