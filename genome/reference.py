@@ -71,6 +71,12 @@ class Reference:
         self._stretches = _stretches(dict(zip(self._file.references, self._file.lengths, strict=True)))
         self.chromosomes = list(self._stretches)
 
+    @property
+    def identity(self) -> dict:
+        """Which file it is, JSON-ready: its path, size and time, by which work that goes on knows another genome."""
+        stat = self.path.stat()
+        return {"fasta": str(self.path), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+
     def name_of(self, chrom: str) -> str:
         """
         The chromosome as this file calls it: `chrom` itself, or with `chr` before it or taken away.

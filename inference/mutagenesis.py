@@ -120,7 +120,7 @@ def mutagenesis(options: argparse.Namespace):
     job = Job(
         options.output,
         SCHEMA,
-        {"verb": "mutagenesis", **described, "fasta": str(reference.path)},
+        {"verb": "mutagenesis", **described, "genome": reference.identity},
         overwrite=options.overwrite,
         chunk_records=CHUNK,
         size=lambda variant: 1,

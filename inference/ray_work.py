@@ -129,6 +129,9 @@ class ScoreSettings(Settings):
         Reference(self.fasta)  # makes its index too, which workers then find
         super().check()
 
+    def identity(self) -> dict:
+        return super().identity() | {"genome": Reference(self.fasta).identity}
+
     def load(self) -> "ScoreWork":
         return ScoreWork(self)
 

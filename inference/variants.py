@@ -136,7 +136,7 @@ def score_variants(options: argparse.Namespace):
     job = Job(
         options.output,
         schema,
-        {"verb": "score-variants", **described, "fasta": str(reference.path)},
+        {"verb": "score-variants", **described, "genome": reference.identity},
         options.skip_bad,
         options.overwrite,
         ranks,

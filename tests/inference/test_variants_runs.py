@@ -78,6 +78,20 @@ def test_killed_and_started_again(genome, tmp_path, monkeypatch, name):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_chunks_of_another_genome_are_not_gone_on_with(genome, tmp_path):
+    """The alleles fit a genome in which a base near them is another one, the scores do not."""
+    path, fasta = write_vcf(tmp_path / "calls.vcf", MANY), tmp_path / "genome.fa"
+    fasta.write_text(f">chr1\n{CHR1}\n")
+    given = [score_words(path, str(fasta), tmp_path / name, "--scores", "llr", "--forward_only") for name in "ab"]
+    assert subprocess.run([sys.executable, "-c", KILLED, *given[0]], capture_output=True).returncode == -9
+    fasta.write_text(f">chr1\n{CHR1[:24]}{other(CHR1[24])}{CHR1[25:]}\n")
+    for index in tmp_path.glob("*.fai"):
+        index.unlink()
+    assert main(given[0]) == main(given[1]) == 0
+    gone_on, new = (pq.read_table(words[words.index("--output") + 1]) for words in given)
+    assert gone_on.equals(new)
+
+
 def test_two_processes(genome, tmp_path, monkeypatch):
     """Through torchrun, in two chunks: the same file as one process writes."""
     records = [snv(pos, by) for pos in range(2, 160) for by in (1, 2)]
