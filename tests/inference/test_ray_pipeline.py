@@ -56,6 +56,7 @@ def local_ray():
     os.environ.update(QUIET)
     import_ray()
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    before = psutil.Process().children(recursive=True)  # of other tests, such as joblib's
     ray.init(
         address="local",
         num_cpus=2,
@@ -64,7 +65,7 @@ def local_ray():
         logging_level="error",
         object_store_memory=80 * 2**20,
     )
-    started = psutil.Process().children(recursive=True)
+    started = [process for process in psutil.Process().children(recursive=True) if process not in before]
     assert any(process.name() == "raylet" for process in started)
     yield
     ray.shutdown()
