@@ -46,7 +46,7 @@ def brca1(result: dict) -> str:
     by_kind = ", ".join(f"{kind} {result['consequences'][kind]['counts'][0]}" for kind in kinds)
     note = (
         f"{counts['lost']:,} loss-of-function and {counts['functional']:,} functional variants at "
-        f"{counts['positions']:,} positions; {result['model']}, {result['identity']['dtype']}, {result['context']} bases "
-        f"on either side; lost by kind: {by_kind}."
+        f"{counts['positions']:,} positions; {result['model']}, {result['identity']['dtype']}, {result['context']} "
+        f"bases on either side; lost by kind: {by_kind}."
     )
     return f"{markdown(titles, 'll' + 'r' * (len(titles) - 2), cells)}\n\n{note}"
