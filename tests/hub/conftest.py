@@ -11,10 +11,13 @@ from pathlib import Path
 import hub_server
 import pytest
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from dnabert2 import DNABert2ForMaskedLM
+from dnabert2 import DNABert2Config, DNABert2ForMaskedLM
 from dnabert2.hub.export import export
+from dnabert2.modeling_dnabert2 import AUTO_MAP
 from dnabert2.tokenizer.files import SPECIAL_TOKENS, wrap_tokenizer
 
 HERE = Path(__file__).parent
@@ -32,6 +35,24 @@ def load_helper(name: str):
 def stranger():
     """The module that fresh interpreters run, for the parts that the tests themselves use."""
     return load_helper("stranger")
+
+
+@pytest.fixture
+def unregistered(monkeypatch):
+    """
+    The Auto classes as they are where this package is not: a class that is registered goes before a folder's code, and
+    tests/test_transformers_common.py registers ours in every process that collects it.
+    """
+    kind = DNABert2Config.model_type
+    monkeypatch.setattr(CONFIG_MAPPING, "_extra_content", _without(CONFIG_MAPPING, lambda key: key == kind))
+    for name in AUTO_MAP:
+        if name != "AutoConfig":
+            mapping = getattr(transformers, name)._model_mapping
+            monkeypatch.setattr(mapping, "_extra_content", _without(mapping, lambda key: key.model_type == kind))
+
+
+def _without(mapping, is_ours) -> dict:
+    return {key: value for key, value in mapping._extra_content.items() if not is_ours(key)}
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from dnabert2.hub.export import export
 from dnabert2.remote_code import make_self_contained
 from dnabert2.tokenizer.files import wrap_tokenizer
 
+pytestmark = pytest.mark.usefixtures("unregistered")
+
 SEQUENCES = ["ACGTACGTTTGACAACCAGT", "ACGTT", "TTGACAN"]
 LABELS = {0: "other", 1: "promoter", 2: "enhancer"}
 

@@ -13,6 +13,7 @@ from dnabert2.inference.embedding import Embedding
 from dnabert2.inference.models import load_encoder
 
 SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
+pytestmark = pytest.mark.usefixtures("unregistered")
 
 
 @pytest.fixture(scope="module")
