@@ -1,6 +1,8 @@
 """What is said while work goes on: bars on a terminal, and none in a log file."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def quiet_unless_terminal():
@@ -12,3 +14,16 @@ def quiet_unless_terminal():
 
     disable_progress_bars()
     logging.disable_progress_bar()
+
+
+@contextmanager
+def no_loading_report() -> Iterator[None]:
+    """For callers that look at a checkpoint's missing weights themselves: transformers says nothing of them."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -22,6 +22,7 @@ from ..bert_layers.checkpoints import checkpoint_errors
 from ..bundled import locate
 from ..errors import UserError
 from ..loading import check_name, first_lines, load_model
+from ..terminal import no_loading_report
 from ..tokenizer.files import load_tokenizer
 from .encoding import prepare_text
 from .rows import Architecture, match_architecture
@@ -180,7 +181,8 @@ def load_trained_classifier(name: str | Path, architecture: Architecture, trust_
     loading = {"output_loading_info": True, **kwargs}
     if architecture.code == "ours":
         class_name = "DNABert2ForTokenClassification" if _labels_tokens(name) else "DNABert2ForSequenceClassification"
-        model, info = load_model(class_name, name, **loading)
+        with no_loading_report():
+            model, info = load_model(class_name, name, **loading)
     else:
         model, info = _load_foreign(name, architecture, {}, loading, trust_remote_code)
     heads = head_modules(architecture, model)

@@ -27,6 +27,7 @@ from .options import (
     add_output_options,
     add_window_options,
     batch_tokens_of,
+    loading_of,
     parser_of,
     policy_of,
 )
@@ -144,13 +145,7 @@ def embed(options: argparse.Namespace):
     from .embedding import Embedding  # torch; options were found right without it
     from .models import load_encoder
 
-    loaded = load_encoder(
-        options.model,
-        device=ranks.device(options.device),
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        trust_remote_code=options.trust_remote_code,
-    )
+    loaded = load_encoder(options.model, **loading_of(options, ranks), trust_remote_code=options.trust_remote_code)
     embedding = Embedding(
         loaded,
         pooling="mean" if has_places else options.pooling,

@@ -23,6 +23,7 @@ from ..configuration_dnabert2 import DNABert2Config
 from ..errors import UserError
 from ..loading import load_model
 from ..precision import resolve_dtype
+from ..terminal import no_loading_report
 from ..tokenizer.files import load_tokenizer
 
 RANDOM_SEED = 42
@@ -103,7 +104,8 @@ def load_masked_lm(
     options: dict = {"dtype": resolve_dtype(dtype, device)}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    model, info = load_model("DNABert2ForMaskedLM", name, output_loading_info=True, **options)
+    with no_loading_report():
+        model, info = load_model("DNABert2ForMaskedLM", name, output_loading_info=True, **options)
     lacking = sorted(key for key in info["missing_keys"] if key.startswith("cls."))
     if lacking:
         raise UserError(

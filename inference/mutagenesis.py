@@ -20,7 +20,7 @@ from ..genome.reference import Reference, parse_region
 from ..genome.variants import Variant
 from ..terminal import quiet_unless_terminal
 from .jobs import Job, refuse_existing
-from .options import add_model_options, add_output_options, batch_tokens_of, parser_of
+from .options import add_model_options, add_output_options, batch_tokens_of, loading_of, parser_of
 from .outputs import format_of, writer
 from .variants import add_scoring_options, haplotypes_of
 
@@ -109,12 +109,7 @@ def mutagenesis(options: argparse.Namespace):
     from .ranks import Ranks
     from .variant_scores import VariantScorer
 
-    loaded = load_masked_lm(
-        options.model,
-        device=Ranks().device(options.device),
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-    )
+    loaded = load_masked_lm(options.model, **loading_of(options, Ranks()))
     scorer = VariantScorer(loaded, scores=("llr",), both_strands=not options.forward_only, batch_tokens=batch_tokens)
     described = scorer.identity | {"context": options.context, "region": options.region}
     job = Job(

@@ -89,3 +89,12 @@ def batch_tokens_of(options: argparse.Namespace) -> int | None:
     if tokens is not None and tokens < 1:
         raise UserError(f"--batch_tokens {tokens}: give at least 1.")
     return tokens
+
+
+def loading_of(options: argparse.Namespace, ranks) -> dict:
+    """Device, precision and backend, as the loaders of models take them; `ranks` says whose GPU it is."""
+    return {
+        "device": ranks.device(options.device),
+        "dtype": options.dtype,
+        "attn_implementation": options.attn_implementation,
+    }

@@ -25,6 +25,7 @@ from .options import (
     add_output_options,
     add_window_options,
     batch_tokens_of,
+    loading_of,
     parser_of,
     policy_of,
 )
@@ -51,13 +52,7 @@ def predict(options: argparse.Namespace):
 
     from .predicting import Predictor, load_predictor  # torch; options were found right without it
 
-    loaded = load_predictor(
-        options.model,
-        device=ranks.device(options.device),
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        trust_remote_code=options.trust_remote_code,
-    )
+    loaded = load_predictor(options.model, **loading_of(options, ranks), trust_remote_code=options.trust_remote_code)
     predictor = Predictor(
         loaded,
         window=options.window or None,

@@ -26,7 +26,7 @@ from ..tokenizer.policy import TextPolicy
 from .defaults import CONTEXT, SCORES, STRIDE
 from .embed import run_ranked
 from .jobs import Job, refuse_existing
-from .options import add_model_options, add_output_options, batch_tokens_of, parser_of
+from .options import add_model_options, add_output_options, batch_tokens_of, loading_of, parser_of
 from .outputs import format_of, writer
 from .ranks import Ranks
 
@@ -118,12 +118,7 @@ def score_variants(options: argparse.Namespace):
     from .models import load_masked_lm  # torch; options were found right without it
     from .variant_scores import VariantScorer
 
-    loaded = load_masked_lm(
-        options.model,
-        device=ranks.device(options.device),
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-    )
+    loaded = load_masked_lm(options.model, **loading_of(options, ranks))
     scorer = VariantScorer(
         loaded,
         scores=tuple(dict.fromkeys(options.scores)),

@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -286,3 +288,12 @@ def test_a_classifier_from_elsewhere(small_config, fill, tiny, tmp_path):
     expected = logits.softmax(-1)
     np.testing.assert_allclose(np.array([found["probability_low"], found["probability_high"]]).T, expected, atol=1e-5)
     assert found["prediction"] == [names[i] for i in logits.argmax(-1).tolist()]
+
+
+def test_nothing_but_the_sentence_is_said_of_a_model_without_a_head(tmp_path):
+    """transformers would report the missing weights as well; it writes to the standard error of its first import."""
+    (tmp_path / "s.csv").write_text("sequence\nACGT\n")
+    words = ["predict", "--model", "mini", "--input", str(tmp_path / "s.csv"), "--output", "-", "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-m", "dnabert2", *words], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert "has no trained classifier" in done.stderr and done.stderr.count("\n") == 1
